@@ -1,0 +1,5 @@
+"""`python -m yayan` is `yayan`."""
+
+from yayan.cli import main
+
+main()

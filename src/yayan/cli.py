@@ -1,0 +1,115 @@
+"""`yayan VERB`: the table of verbs. Only the module of the verb asked for is imported."""
+
+import difflib
+import json
+import signal
+import sys
+from typing import Any, NoReturn
+
+from cyclopts import App, CycloptsError, Parameter
+
+from yayan import __version__
+from yayan.errors import UserError, YayanError
+from yayan.stage import Command, Stage, execute
+
+VERBS = {
+    "run": ("yayan.recipe:Run", "Walk a whole road from a recipe."),
+    "check": ("yayan.check:Check", "Say whether things fit together and what a recipe will take."),
+    "vocab": ("yayan.vocab.learn:Vocab", "Learn a vocabulary: continue a base tokenizer, or begin one."),
+    "grow": ("yayan.vocab.grow:Grow", "Give a model the rows of a larger tokenizer, or form a new model."),
+    "pack": ("yayan.corpus.pack:Pack", "Tokenise documents or chats into shards."),
+    "pretrain": ("yayan.train.pretrain:Pretrain", "Train on documents: an adapter, or the whole model."),
+    "sft": ("yayan.train.sft:Sft", "Tune on chats, with loss on the assistant's tokens only."),
+    "merge": ("yayan.weights.merge:Merge", "Merge adapters into their base, tensor by tensor."),
+    "gguf": ("yayan.weights.gguf:Gguf", "Write GGUF files for llama.cpp, quantised or not."),
+    "chat": ("yayan.serve.terminal:Chat", "Talk to a model in the terminal."),
+    "serve": ("yayan.serve.server:Serve", "Serve a model to OpenAI clients."),
+    "eval bits": ("yayan.evaluate.bits:EvalBits", "Bits per byte of held-out texts."),
+    "eval ceval": ("yayan.evaluate.choices:EvalCeval", "Accuracy on four-choice questions in C-Eval's form."),
+    "eval samples": ("yayan.evaluate.samples:EvalSamples", "Greedy answers to given prompts."),
+    "eval report": ("yayan.evaluate.report:EvalReport", "One page that tells what a road has done."),
+}
+EVAL_HELP = "Measure a model."
+INTERRUPTED = 130
+
+
+def make_app() -> App:
+    """The one parser of flags and of recipe keys."""
+    settings: dict[str, Any] = {
+        "default_parameter": Parameter(negative_iterable=()),
+        "result_action": "return_value",
+        "help_format": "plaintext",
+    }
+    title = "yayan (雅言): teach an open language model a new language."
+    app = App(name="yayan", help=title, version=__version__, **settings)
+    groups = {"": app}
+    for verb, (target, clause) in VERBS.items():
+        group, _, name = verb.rpartition(" ")
+        if group not in groups:
+            groups[group] = App(name=group, help=EVAL_HELP, **settings)
+            app.command(groups[group])
+        groups[group].command(target, name=name, help=clause)
+    return app
+
+
+def parse(tokens: list[str]) -> Command | Stage | None:
+    """Tokens of a command line to the verb's dataclass; None where help was printed instead.
+
+    Raises UserError for an unknown verb or option (naming the nearest), a missing or an ill-typed value.
+    """
+    refuse_unknown_verb(tokens)
+    try:
+        return make_app()(tokens, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        raise UserError(" ".join(str(error).split())) from error
+
+
+def refuse_unknown_verb(tokens: list[str]) -> None:
+    """Name the nearest verb ourselves: cyclopts would import every verb's module to say the same."""
+    known = {verb.partition(" ")[0] for verb in VERBS}
+    if not tokens or tokens[0].startswith("-") or tokens[0] in known:
+        return
+    near = difflib.get_close_matches(tokens[0], known, n=1)
+    cure = f"did you mean {near[0]}?" if near else f"the verbs are {', '.join(sorted(known))}"
+    raise UserError("there is no such verb", where=tokens[0], cure=cure)
+
+
+def act(command: Command | Stage) -> None:
+    """Carry out a parsed verb."""
+    if isinstance(command, Stage):
+        record = execute(command)
+        if command.json:
+            print(json.dumps(record, ensure_ascii=False))
+    else:
+        command.run()
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Entry point: exit code 0 done, 1 the work failed, 2 the question was wrong, 130 interrupted."""
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in tokens
+    tokens = [token for token in tokens if token != "--debug"]
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        command = parse(tokens)
+        if command is not None:
+            act(command)
+    except KeyboardInterrupt:
+        fail("interrupted; the same command goes on where it stopped.", INTERRUPTED)
+    except YayanError as error:
+        if debug:
+            raise
+        fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        fail("the reader of the output is gone.", 1)
+    except Exception as error:
+        if debug:
+            raise
+        text = " ".join(str(error).split())
+        fail(f"{type(error).__name__}: {text} (--debug shows where).", 1)
+    sys.exit(0)
+
+
+def fail(sentence: str, exit_code: int) -> NoReturn:
+    print(f"yayan: {sentence}", file=sys.stderr)
+    sys.exit(exit_code)

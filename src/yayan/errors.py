@@ -1,0 +1,25 @@
+"""The two ways in which a command ends badly, each said in one sentence: what, where, what to do."""
+
+
+class YayanError(Exception):
+    """A sentence for the user: `what (where): cure.`"""
+
+    exit_code: int
+
+    def __init__(self, what: str, *, where: object = None, cure: str | None = None) -> None:
+        place = f" ({where})" if where is not None else ""
+        remedy = f": {cure}" if cure else ""
+        sentence = f"{what}{place}{remedy}"
+        super().__init__(sentence if sentence.endswith(("?", ".")) else sentence + ".")
+
+
+class UserError(YayanError):
+    """The question was wrong: nothing was written, and the same command will fail again."""
+
+    exit_code = 2
+
+
+class WorkError(YayanError):
+    """The work failed: the question may be right, and the same command goes on where it stopped."""
+
+    exit_code = 1

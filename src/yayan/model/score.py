@@ -1,0 +1,162 @@
+"""Exact log-likelihoods: how many nats a causal language model needs for a text, and for each answer of a question.
+
+Shapes: B rows of a batch, T positions, D width of the hidden state, N scored positions, V rows of the output head.
+Everything takes a `body` (token ids -> hidden states after the last norm) and a `head` (hidden states -> logits): the two
+halves of a `transformers` model (`body_and_head`), or those of a model in training. The logits of a whole batch are
+never held at once: the head sees at most `HEAD_ROWS` positions.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from transformers import PreTrainedModel
+
+HEAD_ROWS = 256  # 55,296 float32 logits for each of 256 positions are 57 MB
+
+Body = Callable[[torch.Tensor], torch.Tensor]  # ids_BT int64 on the CPU -> h_BTD
+Head = Callable[[torch.Tensor], torch.Tensor]  # h_ND -> logits_NV
+
+
+@dataclass(frozen=True)
+class Window:
+    """A row for the model: it reads `ids`, and what follows each position from `first` on is scored."""
+
+    sequence: int
+    ids: list[int]
+    first: int
+    targets: list[int] = field(default_factory=list)  # what does follow, where it is one thing
+
+    @property
+    def count(self) -> int:
+        """Scored positions."""
+        return len(self.ids) - self.first
+
+
+def body_and_head(model: PreTrainedModel) -> tuple[Body, Head]:
+    """The two halves of a causal language model of the LLaMA family, on the device where it lies."""
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    device = head.weight.device
+
+    def body(ids_BT: torch.Tensor) -> torch.Tensor:
+        return decoder(input_ids=ids_BT.to(device), use_cache=False).last_hidden_state
+
+    return body, head
+
+
+def bits_per_byte(nats: float, bytes: int) -> float:  # noqa: A002
+    """Nats for a text of so many UTF-8 bytes -> bits for each byte: comparable across vocabularies."""
+    return nats / math.log(2) / bytes
+
+
+def slide(ids: list[int], context: int, stride: int, sequence: int = 0) -> Iterator[Window]:
+    """Cut `ids` into windows of at most `context` positions so that each token but the first is scored exactly once.
+
+    The first window scores all its tokens; each later one starts `stride` further on and scores only what is new, so
+    that at least `context - stride` tokens stand before every scored token that is that far from the beginning.
+    """
+    scored = 1
+    for start in range(0, max(len(ids) - 1, 0), stride):
+        end = min(start + context, len(ids) - 1)
+        yield Window(sequence, ids[start:end], scored - 1 - start, ids[scored : end + 1])
+        scored = end + 1
+        if scored == len(ids):
+            return
+
+
+@torch.no_grad()
+def score_sequences(
+    body: Body,
+    head: Head,
+    sequences: Sequence[list[int]],
+    *,
+    context: int,
+    stride: int | None = None,
+    batch_tokens: int = 4096,
+    on_scored: Callable[[int], None] | None = None,
+) -> list[float]:
+    """Nats of each sequence given its first token (BOS), in natural logarithms, summed in float64.
+
+    `context`: positions that the model sees at once; `stride` (default half of it): how far the window moves in a
+    longer sequence. `batch_tokens`: positions in one batch, padding counted. `on_scored` is told the number of tokens
+    scored in each batch. A sequence of one token costs 0. Dropout must be off (`model.eval()`).
+    """
+    stride = stride or max(context // 2, 1)
+    if not 0 < stride <= context:
+        raise ValueError(f"stride {stride} is not between 1 and the context of {context}")
+    windows = [window for i, ids in enumerate(sequences) for window in slide(ids, context, stride, i)]
+    nats = [0.0] * len(sequences)
+    for batch in _batches(windows, batch_tokens):
+        targets_N = torch.tensor([target for window in batch for target in window.targets])
+        nats_N = _target_nats(_hidden(body, batch), head, targets_N)
+        for window, own_N in zip(batch, nats_N.split([window.count for window in batch]), strict=True):
+            nats[window.sequence] += own_N.sum().item()
+        if on_scored:
+            on_scored(len(targets_N))
+    return nats
+
+
+@torch.no_grad()
+def score_choices(
+    body: Body,
+    head: Head,
+    contexts: Sequence[list[int]],
+    choices: Sequence[Sequence[list[int]]],
+    *,
+    batch_tokens: int = 4096,
+    on_scored: Callable[[int], None] | None = None,
+) -> list[list[float]]:
+    """Log-likelihood (nats, at most 0) of each choice after its context: `choices[i][j]` after `contexts[i]`.
+
+    Choices of one token share one row; a choice of several tokens needs a row for each different beginning.
+    `on_scored` is told the number of rows done in each batch.
+    """
+    scores = [[0.0] * len(options) for options in choices]
+    windows = []
+    for i, (context, options) in enumerate(zip(contexts, choices, strict=True)):
+        for opening in sorted({tuple(option[:-1]) for option in options}):
+            windows.append(Window(i, [*context, *opening], len(context) - 1))
+    for batch in _batches(windows, batch_tokens):
+        h_ND = _hidden(body, batch)
+        for window, own_ND in zip(batch, h_ND.split([window.count for window in batch]), strict=True):
+            logprobs_NV = head(own_ND).float().log_softmax(-1)
+            opening_ids = window.ids[window.first + 1 :]
+            for j, option in enumerate(choices[window.sequence]):
+                if option[:-1] == opening_ids:
+                    ids_N1 = torch.tensor(option, device=logprobs_NV.device)[:, None]
+                    scores[window.sequence][j] = logprobs_NV.gather(1, ids_N1).double().sum().item()
+        if on_scored:
+            on_scored(len(batch))
+    return scores
+
+
+def _batches(windows: list[Window], batch_tokens: int) -> Iterator[list[Window]]:
+    """Windows of similar length together, the longest first, at most `batch_tokens` positions with the padding."""
+    batch: list[Window] = []
+    for window in sorted(windows, key=lambda window: -len(window.ids)):
+        if batch and (len(batch) + 1) * len(batch[0].ids) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(window)
+    if batch:
+        yield batch
+
+
+def _hidden(body: Body, batch: list[Window]) -> torch.Tensor:
+    """Run the body over a batch -> h_ND of the scored positions, row after row.
+
+    Padding stands on the right, where a causal model does not see it from the positions that count.
+    """
+    ids_BT = torch.zeros(len(batch), max(len(window.ids) for window in batch), dtype=torch.int64)
+    for row, window in enumerate(batch):
+        ids_BT[row, : len(window.ids)] = torch.tensor(window.ids)
+    rows = zip(body(ids_BT), batch, strict=True)
+    return torch.cat([h_TD[window.first : len(window.ids)] for h_TD, window in rows])
+
+
+def _target_nats(h_ND: torch.Tensor, head: Head, targets_N: torch.Tensor) -> torch.Tensor:
+    """-log p of each target, float64 on the CPU; the softmax is taken in float32."""
+    parts = zip(h_ND.split(HEAD_ROWS), targets_N.to(h_ND.device).split(HEAD_ROWS), strict=True)
+    return torch.cat([F.cross_entropy(head(h).float(), t, reduction="none").double().cpu() for h, t in parts])

@@ -1,0 +1,304 @@
+"""What a stage is: one frozen dataclass whose fields are its options, and the runner that carries it out.
+
+The command line, the recipe keys and the reference page are made from the dataclass alone. The runner works in
+`OUT.partial`, keyed by options and inputs; the same question re-enters it after a crash, another one starts it anew.
+It becomes `OUT` when complete. A finished `OUT` is skipped only if its `yayan.json` answers the same question.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
+
+from yayan import __version__, lineage
+from yayan.errors import UserError, WorkError
+from yayan.progress import format_seconds
+
+SAMPLE_PREFIX = "sample:"
+SECRET_NAMES = {"api_key"}
+
+
+class Input:
+    """Marks a path whose content, not its name, is part of the question."""
+
+
+InputPath = Annotated[Path, Input()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A verb: its fields are its options, the docstring under a field is its help."""
+
+    json: bool = False
+    """Print the result as one JSON object on standard output."""
+
+    def run(self) -> None:
+        """Do the work of a verb that makes no folder."""
+        raise TypeError(f"{type(self).__name__} has no run()")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A verb that reads finished folders and makes one new folder."""
+
+    out: Path
+    """Folder to write."""
+    again: bool = False
+    """Make OUT anew even if it is finished."""
+    json: bool = False
+    """Print the record of OUT (its yayan.json) on standard output."""
+
+    def check(self) -> None:
+        """Cheap checks of options and inputs; raises UserError before anything is written."""
+
+    def run(self, work: Path) -> dict[str, object]:
+        """Write the artefact into `work` and return its metrics."""
+        raise TypeError(f"{type(self).__name__} has no run()")
+
+
+NOT_THE_QUESTION = {field.name for field in fields(Stage)}
+
+
+def verb_of(command: type[Command] | type[Stage]) -> str:
+    """`Grow` is `grow`, `EvalBits` is `eval bits`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", " ", command.__name__).lower()
+
+
+def input_fields(stage: type[Stage]) -> list[str]:
+    """Names of the fields that are paths of inputs: `InputPath`, or a list, dict or option of it."""
+
+    def marked(hint: object) -> bool:
+        return any(isinstance(arg, Input) or marked(arg) for arg in get_args(hint))
+
+    hints = get_type_hints(stage, include_extras=True)
+    return [field.name for field in fields(stage) if marked(hints[field.name])]
+
+
+def map_paths(value: Any, function: Callable[[Path], Any]) -> Any:
+    """Apply a function to each path of an input field, keeping its shape (path, list, dict, None)."""
+    if value is None:
+        return None
+    if isinstance(value, dict):
+        return {name: map_paths(item, function) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [map_paths(item, function) for item in value]
+    return function(Path(value))
+
+
+def sample_path(path: Path) -> Path:
+    """`sample:NAME` is a file of the built-in sample; any other path stays what it is."""
+    if not str(path).startswith(SAMPLE_PREFIX):
+        return path
+    root = Path(str(resources.files("yayan"))) / "sample"
+    found = root / str(path).removeprefix(SAMPLE_PREFIX)
+    if not found.exists():
+        names = ", ".join(sorted(item.name for item in root.iterdir() if not item.name.startswith("_")))
+        raise UserError("the built-in sample has no such file", where=path, cure=f"it has {names}")
+    return found
+
+
+def question_of(stage: Stage) -> dict[str, object]:
+    """What a folder must answer to be taken for finished: verb, options, and the inputs' content."""
+    inputs = input_fields(type(stage))
+    options = {
+        field.name: getattr(stage, field.name)
+        for field in fields(stage)
+        if field.name not in NOT_THE_QUESTION | SECRET_NAMES and field.name not in inputs
+    }
+
+    def entry(path: Path) -> dict[str, str]:
+        return {"path": str(path), "sha256": lineage.sha256_of(sample_path(path))}
+
+    record = {
+        "stage": verb_of(type(stage)),
+        "options": options,
+        "inputs": {name: map_paths(getattr(stage, name), entry) for name in inputs},
+    }
+    return json.loads(json.dumps(record, default=str))
+
+
+def differences(record: dict, question: dict) -> list[str]:
+    """What another question was asked, in words: `size 4096 instead of 2048`, `another corpus`."""
+    if record["stage"] != question["stage"]:
+        return [f"it was made by {record['stage']}"]
+    found = []
+    for name in sorted({*record["options"], *question["options"]}):
+        old, new = record["options"].get(name), question["options"].get(name)
+        if old != new:
+            found.append(f"{name} was {old}, is {new}")
+
+    def hashes(entry: Any) -> Any:
+        if isinstance(entry, dict) and "sha256" not in entry:
+            return {name: hashes(item) for name, item in entry.items()}
+        return [hashes(item) for item in entry] if isinstance(entry, list) else entry and entry["sha256"]
+
+    for name in sorted({*record["inputs"], *question["inputs"]}):
+        if hashes(record["inputs"].get(name)) != hashes(question["inputs"].get(name)):
+            found.append(f"{name} is another one")
+    return found
+
+
+def execute(stage: Stage, say: Callable[[str], None] | None = None) -> dict:
+    """Carry out a stage, or find it done, and return its record (`yayan.json`).
+
+    Raises UserError before anything is written if the question is wrong; after any other end (error, full disk,
+    interrupt, kill) the same call goes on.
+    """
+    tell = say or (lambda line: print(line, file=sys.stderr))
+    verb = verb_of(type(stage))
+    question = question_of(stage)
+    record = finished_record(stage.out, question, again=stage.again)
+    if record is not None:
+        tell(f"{verb}: {stage.out} is finished, nothing to do")
+        return record
+    resolved = replace(
+        stage,
+        **{
+            name: map_paths(getattr(stage, name), sample_path)
+            for name in input_fields(type(stage))
+            if getattr(stage, name) is not None
+        },
+    )
+    refuse_output_on_input(resolved)
+    resolved.check()
+    with partial_folder(stage.out, question) as work:
+        started, clock = datetime.now(UTC), time.monotonic()
+        with sentence_for_a_full_disk(stage.out):
+            metrics = resolved.run(work)
+            record = make_record(resolved, question, metrics, started, time.monotonic() - clock, work)
+            lineage.write(work, record)
+            finish(work, stage.out)
+    tell(f"{verb}: {stage.out} made in {format_seconds(record['seconds'])}")
+    return record
+
+
+def finished_record(out: Path, question: dict, *, again: bool) -> dict | None:
+    """The record of a finished OUT that answers this question, None if OUT is to be made; else UserError."""
+    if not out.exists():
+        return None
+    if not out.is_dir():
+        raise UserError("the output is a file", where=out, cure="name a folder that does not exist yet")
+    if not any(out.iterdir()):
+        return None
+    record = lineage.read(out)
+    if record is None:
+        raise UserError("the output exists and yayan did not make it", where=out, cure="name another folder")
+    if again:
+        return None
+    found = differences(record, question)
+    if found:
+        raise UserError(
+            f"the output exists and answers another question: {'; '.join(found)}",
+            where=out,
+            cure="name another folder, or pass --again to replace it",
+        )
+    return record
+
+
+def refuse_output_on_input(stage: Stage) -> None:
+    """An output must not lie on, inside or around an input."""
+    out = stage.out.resolve()
+
+    def refuse(path: Path) -> None:
+        there = path.resolve()
+        if out == there or out in there.parents or (there.is_dir() and there in out.parents):
+            raise UserError(f"the output would touch its own input {path}", where=stage.out, cure="move it")
+
+    for name in input_fields(type(stage)):
+        map_paths(getattr(stage, name), refuse)
+
+
+@contextmanager
+def partial_folder(out: Path, question: dict) -> Iterator[Path]:
+    """OUT.partial, locked; what a crashed run of the same question left is kept, anything else is cleared."""
+    work = out.with_name(out.name + ".partial")
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        lock = os.open(work / ".lock", os.O_CREAT | os.O_RDWR)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"the output cannot be written, {reason}", where=out, cure="choose another") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError("another run is making this output", where=out, cure="wait for it") from error
+        asked = work / ".question"
+        text = json.dumps(question, ensure_ascii=False, sort_keys=True)
+        if not asked.exists() or asked.read_text(encoding="utf-8") != text:
+            clear(work)
+            asked.write_text(text, encoding="utf-8")
+        yield work
+    finally:
+        os.close(lock)
+
+
+def clear(work: Path) -> None:
+    """Empty a partial folder, but for the lock that is held."""
+    for item in work.iterdir():
+        if item.is_dir() and not item.is_symlink():
+            shutil.rmtree(item)
+        elif item.name != ".lock":
+            item.unlink()
+
+
+@contextmanager
+def sentence_for_a_full_disk(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        cure = "free some space, the same command goes on"
+        raise WorkError("the disk is full", where=out, cure=cure) from error
+
+
+def make_record(
+    stage: Stage, question: dict, metrics: dict, started: datetime, seconds: float, work: Path
+) -> dict:
+    """The whole `yayan.json` (its keys are a contract: lineage.RECORD_KEYS)."""
+    licences: set[str] = set()
+    for name in input_fields(type(stage)):
+        map_paths(getattr(stage, name), lambda path: licences.update(lineage.licences_of(path)))
+    template, tokenizer = work / "chat_template.jinja", work / "tokenizer.json"
+    return {
+        "format": lineage.RECORD_FORMAT,
+        "stage": question["stage"],
+        "version": __version__,
+        "options": question["options"],
+        "inputs": question["inputs"],
+        "tokenizer": lineage.sha256_of(tokenizer) if tokenizer.exists() else metrics.get("tokenizer"),
+        "template": lineage.sha256_of(template) if template.exists() else metrics.get("template"),
+        "licences": sorted(licences),
+        "metrics": metrics,
+        "seconds": round(seconds, 3),
+        "started": started.isoformat(timespec="seconds"),
+        "machine": lineage.machine(),
+    }
+
+
+def finish(work: Path, out: Path) -> None:
+    """Give a complete partial folder its final name, everything on the disk first."""
+    for name in (".lock", ".question"):
+        (work / name).unlink()
+    for file in [*work.rglob("*"), work]:
+        handle = os.open(file, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+    old = out.with_name(out.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.rename(old)
+    work.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
