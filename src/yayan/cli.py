@@ -13,7 +13,7 @@ from yayan.errors import UserError, YayanError
 from yayan.stage import Command, Stage, execute
 
 VERBS = {
-    "run": ("yayan.recipe:Run", "Walk a whole road from a recipe."),
+    "run": ("yayan.road:Run", "Walk a whole road from a recipe."),
     "check": ("yayan.check:Check", "Say whether things fit together and what a recipe will take."),
     "vocab": ("yayan.vocab.learn:Vocab", "Learn a vocabulary: continue a base tokenizer, or begin one."),
     "grow": ("yayan.vocab.grow:Grow", "Give a model the rows of a larger tokenizer, or form a new model."),

@@ -108,6 +108,20 @@ def sample_path(path: Path) -> Path:
     return found
 
 
+def resolve_samples(stage: Stage) -> Stage:
+    """The stage with the paths of `sample:NAME` inputs in their place."""
+    given = {name: getattr(stage, name) for name in input_fields(type(stage))}
+    return replace(stage, **{name: map_paths(value, sample_path) for name, value in given.items()})
+
+
+def input_paths(stage: Stage) -> list[Path]:
+    """All paths of a stage's inputs."""
+    paths: list[Path] = []
+    for name in input_fields(type(stage)):
+        map_paths(getattr(stage, name), paths.append)
+    return paths
+
+
 def question_of(stage: Stage) -> dict[str, object]:
     """What a folder must answer to be taken for finished: verb, options, and the inputs' content."""
     inputs = input_fields(type(stage))
@@ -162,14 +176,7 @@ def execute(stage: Stage, say: Callable[[str], None] | None = None) -> dict:
     if record is not None:
         tell(f"{verb}: {stage.out} is finished, nothing to do")
         return record
-    resolved = replace(
-        stage,
-        **{
-            name: map_paths(getattr(stage, name), sample_path)
-            for name in input_fields(type(stage))
-            if getattr(stage, name) is not None
-        },
-    )
+    resolved = resolve_samples(stage)
     refuse_output_on_input(resolved)
     resolved.check()
     with partial_folder(stage.out, question) as work:
@@ -210,38 +217,45 @@ def refuse_output_on_input(stage: Stage) -> None:
     """An output must not lie on, inside or around an input."""
     out = stage.out.resolve()
 
-    def refuse(path: Path) -> None:
+    for path in input_paths(stage):
         there = path.resolve()
         if out == there or out in there.parents or (there.is_dir() and there in out.parents):
             raise UserError(f"the output would touch its own input {path}", where=stage.out, cure="move it")
-
-    for name in input_fields(type(stage)):
-        map_paths(getattr(stage, name), refuse)
 
 
 @contextmanager
 def partial_folder(out: Path, question: dict) -> Iterator[Path]:
     """OUT.partial, locked; what a crashed run of the same question left is kept, anything else is cleared."""
     work = out.with_name(out.name + ".partial")
+    lock = lock_folder(work, out)
     try:
-        work.mkdir(parents=True, exist_ok=True)
-        lock = os.open(work / ".lock", os.O_CREAT | os.O_RDWR)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(f"the output cannot be written, {reason}", where=out, cure="choose another") from error
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError("another run is making this output", where=out, cure="wait for it") from error
         asked = work / ".question"
         text = json.dumps(question, ensure_ascii=False, sort_keys=True)
         if not asked.exists() or asked.read_text(encoding="utf-8") != text:
             clear(work)
             asked.write_text(text, encoding="utf-8")
         yield work
+    except UserError:
+        shutil.rmtree(work)  # the question was wrong: nothing of its answer stays
+        raise
     finally:
         os.close(lock)
+
+
+def lock_folder(work: Path, out: Path) -> int:
+    """Make the partial folder and take its lock, which ends with this process -> the lock's file descriptor."""
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        lock = os.open(work / ".lock", os.O_CREAT | os.O_RDWR)
+    except OSError as error:
+        what = f"the output cannot be written, {error.strerror or error}"
+        raise UserError(what, where=out, cure="choose another") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise UserError("another run is making this output", where=out, cure="wait for it") from error
+    return lock
 
 
 def clear(work: Path) -> None:
@@ -268,17 +282,15 @@ def make_record(
     stage: Stage, question: dict, metrics: dict, started: datetime, seconds: float, work: Path
 ) -> dict:
     """The whole `yayan.json` (its keys are a contract: lineage.RECORD_KEYS)."""
-    licences: set[str] = set()
-    for name in input_fields(type(stage)):
-        map_paths(getattr(stage, name), lambda path: licences.update(lineage.licences_of(path)))
-    template, tokenizer = work / "chat_template.jinja", work / "tokenizer.json"
+    licences = {name for path in input_paths(stage) for name in lineage.licences_of(path)}
+    template = work / "chat_template.jinja"
     return {
         "format": lineage.RECORD_FORMAT,
         "stage": question["stage"],
         "version": __version__,
         "options": question["options"],
         "inputs": question["inputs"],
-        "tokenizer": lineage.sha256_of(tokenizer) if tokenizer.exists() else metrics.get("tokenizer"),
+        "tokenizer": tokenizer_hash(work) or metrics.get("tokenizer"),
         "template": lineage.sha256_of(template) if template.exists() else metrics.get("template"),
         "licences": sorted(licences),
         "metrics": metrics,
@@ -286,6 +298,15 @@ def make_record(
         "started": started.isoformat(timespec="seconds"),
         "machine": lineage.machine(),
     }
+
+
+def tokenizer_hash(folder: Path) -> str | None:
+    """What decides the ids of a folder's tokenizer, the same hash that shards carry; None if it has none."""
+    if not (folder / "tokenizer.json").exists():
+        return None
+    from yayan.tokenizer import load_tokenizer
+
+    return load_tokenizer(folder).sha256
 
 
 def finish(work: Path, out: Path) -> None:

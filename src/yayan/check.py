@@ -1,0 +1,241 @@
+"""`yayan check`: does a recipe hold together, and what will it take? Nothing is run or written."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from yayan.corpus.batches import Shards
+from yayan.corpus.pack import Pack
+from yayan.corpus.read import text_files
+from yayan.model.ends import first_trained_row
+from yayan.model.folder import read_config
+from yayan.model.size import BYTES, TrainingCost, size_of, training_cost
+from yayan.progress import format_seconds
+from yayan.recipe import find_recipe, read_recipe, stages_of
+from yayan.road import refuse_missing_inputs
+from yayan.stage import Command, Stage, input_paths, resolve_samples, sample_path
+from yayan.tokenizer import load_tokenizer
+from yayan.train.training import DTYPES, Training
+from yayan.vocab.form import complete_shape, llama_config
+from yayan.vocab.grow import Grow
+from yayan.vocab.learn import Vocab
+from yayan.weights.gguf import Gguf
+from yayan.weights.merge import Merge
+
+EFFICIENCY = 0.4  # share of the measured matmul rate that training reaches
+COMPRESSION = 3.5  # bytes of text in a byte of xz or gz, as the corpora here have
+BYTES_PER_TOKEN = 4.0
+GGUF_BITS = {"F32": 32, "F16": 16, "BF16": 16, "Q8_0": 8.5, "Q4_K_M": 4.9}
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a step is expected to make and to take; figures that do not apply are None."""
+
+    config: dict | None = None  # of the model that it makes
+    old_rows: int | None = None
+    tokens: float | None = None  # in the tokenizer or shards that it makes: ids, or tokens
+    disk_bytes: float = 0
+    cost: TrainingCost | None = None
+    train_tokens: float = 0
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check(Command):
+    """Say whether a recipe holds together and what it will take: parameters, memory, disk, hours."""
+
+    recipe: str = field(kw_only=False)
+    """A recipe file, or the name of a built-in one."""
+    changes: list[str] = field(kw_only=False, default_factory=list)
+    """Changes of the recipe, as `yayan run` takes them."""
+    fast: bool = False
+    """Make the changes of the recipe's `fast` section."""
+
+    def run(self) -> None:
+        stages = stages_of(read_recipe(find_recipe(self.recipe), self.changes, fast=self.fast))
+        refuse_missing_inputs(stages)
+        check_what_exists(stages)
+        forecasts = forecast_road(stages)
+        rates = {
+            name: matmul_rate(DTYPES[name])
+            for name in {item.dtype for item in forecasts.values() if item.cost}
+        }
+        rows = {step: figures(item, rates) for step, item in forecasts.items()}
+        if self.json:
+            print(json.dumps({"steps": rows, "matmul_flops_per_second": rates}))
+        else:
+            tell(rows, rates)
+
+
+def check_what_exists(stages: Mapping[str, Stage]) -> None:
+    """Let each step whose inputs are all there already check them."""
+    for stage in stages.values():
+        resolved = resolve_samples(stage)
+        if all(path.exists() for path in input_paths(resolved)):
+            resolved.check()
+
+
+def forecast_road(stages: Mapping[str, Stage]) -> dict[str, Forecast]:
+    """A forecast for each step, from what exists and from the forecasts before it."""
+    made: dict[Path, Forecast] = {}
+    for stage in stages.values():
+        made[stage.out] = forecast(stage, made)
+    return {step: made[stage.out] for step, stage in stages.items()}
+
+
+def forecast(stage: Stage, made: Mapping[Path, Forecast]) -> Forecast:
+    """What one step makes and takes."""
+    match stage:
+        case Vocab():
+            return Forecast(tokens=stage.size)
+        case Pack():
+            return forecast_pack(stage)
+        case Grow():
+            rows = tokenizer_size(stage.tokenizer, made)
+            if stage.model is None:
+                config = llama_config(complete_shape(stage.shape or {}), rows)
+                return model_forecast(config, 0)
+            before = model_of(stage.model, made)
+            config = {**(before.config or {}), "vocab_size": max(rows, (before.config or {})["vocab_size"])}
+            return model_forecast(config, (before.config or {})["vocab_size"])
+        case Training():
+            return forecast_training(stage, made)
+        case Merge():
+            before = model_of(stage.base, made)
+            return model_forecast(before.config or {}, before.old_rows)
+        case Gguf():
+            size = size_of(model_of(stage.model, made).config or {})
+            return Forecast(disk_bytes=sum(size.parameters * GGUF_BITS[kind] / 8 for kind in stage.type))
+    return Forecast()
+
+
+def model_forecast(config: dict, old_rows: int | None) -> Forecast:
+    width = BYTES[str(config.get("dtype") or config.get("torch_dtype") or "float16")]
+    return Forecast(
+        config, old_rows, tokens=config["vocab_size"], disk_bytes=size_of(config).parameters * width
+    )
+
+
+def model_of(path: Path, made: Mapping[Path, Forecast]) -> Forecast:
+    """A model that an earlier step makes, or one that is there."""
+    return made[path] if path in made else Forecast(config=read_config(path))
+
+
+def tokenizer_size(path: Path, made: Mapping[Path, Forecast]) -> int:
+    return int(made[path].tokens or 0) if path in made else load_tokenizer(path).size
+
+
+def forecast_pack(stage: Pack) -> Forecast:
+    """Tokens from the size of the files: rough, and only for want of better."""
+    total = 0.0
+    for file in text_files([sample_path(path) for path in [*stage.corpus, *stage.chats]]):
+        packed = file.suffix in (".xz", ".gz", ".bz2", ".zst")
+        total += file.stat().st_size * (COMPRESSION if packed else 1)
+    return Forecast(tokens=total / BYTES_PER_TOKEN, disk_bytes=2 * total / BYTES_PER_TOKEN)
+
+
+def forecast_training(stage: Training, made: Mapping[Path, Forecast]) -> Forecast:
+    before = model_of(stage.model, made)
+    size = size_of(before.config or {})
+    whole = stage.train == "full"
+    trained_body = {
+        "full": size.body_parameters + size.small,
+        "lora": size.lora_parameters(stage.rank),
+    }[stage.train]
+    first = first_trained_row("all" if whole else stage.rows, size.rows, before.old_rows)
+    positions = stage.batch_size * stage.sequence_length
+    cost = training_cost(
+        size,
+        trained_body=trained_body,
+        trained_rows=size.rows - first,
+        whole_body=whole,
+        dtype=stage.dtype,
+        positions=positions,
+        sequence_length=stage.sequence_length,
+    )
+    if stage.steps:
+        tokens = float(stage.steps * positions * stage.accumulation)
+    else:
+        tokens = stage.epochs * shard_tokens(stage, made)
+    disk = cost.trained_parameters * 4.0
+    result = before if whole else Forecast()
+    return replace(result, disk_bytes=disk, cost=cost, train_tokens=tokens, dtype=stage.dtype)
+
+
+def shard_tokens(stage: Training, made: Mapping[Path, Forecast]) -> float:
+    """Tokens of the first source's epoch, over its share of the mixture."""
+    source = stage.shards[0]
+    tokens = made[source].tokens if source in made else Shards.open(source).index["tokens"]
+    share = stage.share[0] / sum(stage.share) if stage.share else 1.0
+    return float(tokens or 0) / share
+
+
+def matmul_rate(dtype: torch.dtype, seconds: float = 0.5) -> float:
+    """Floating-point operations a second of this machine in square products of 1,024, measured now."""
+    a = torch.randn(1024, 1024).to(dtype)
+    a @ a
+    started, count = time.monotonic(), 0
+    while time.monotonic() - started < seconds:
+        a @ a
+        count += 1
+    return count * 2 * 1024**3 / (time.monotonic() - started)
+
+
+def figures(item: Forecast, rates: Mapping[str, float]) -> dict[str, Any]:
+    """A forecast as plain numbers."""
+    row: dict[str, Any] = {"disk_bytes": round(item.disk_bytes)}
+    if item.config:
+        row["parameters"] = size_of(item.config).parameters
+    if item.cost:
+        seconds = item.cost.flops_per_token * item.train_tokens / (EFFICIENCY * rates[item.dtype])
+        row |= {
+            "trained_parameters": item.cost.trained_parameters,
+            "memory_bytes": item.cost.memory_bytes,
+            "tokens": round(item.train_tokens),
+            "seconds_here": round(seconds),
+        }
+    return row
+
+
+def tell(rows: Mapping[str, Mapping[str, Any]], rates: Mapping[str, float]) -> None:
+    """The forecast as a table."""
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for column in ("step", "model", "trained", "memory", "disk", "tokens", "time here"):
+        table.add_column(column, justify="left" if column == "step" else "right")
+    for step, row in rows.items():
+        table.add_row(
+            step,
+            count(row.get("parameters")),
+            count(row.get("trained_parameters")),
+            count(row.get("memory_bytes"), "B"),
+            count(row["disk_bytes"] or None, "B"),
+            count(row.get("tokens")),
+            format_seconds(row["seconds_here"]) if "seconds_here" in row else "",
+        )
+    console = Console(highlight=False)
+    console.print(table)
+    for name, rate in rates.items():
+        console.print(f"{name}: this machine multiplies matrices at {rate / 1e9:,.0f} GFLOP/s")
+    console.print(
+        f"The recipe holds together. Estimates: time at {EFFICIENCY:.0%} of that rate, memory without Python's own, "
+        f"tokens of texts not packed yet at {BYTES_PER_TOKEN:.0f} bytes each."
+    )
+
+
+def count(number: float | None, unit: str = "") -> str:
+    """`612.9 M`, `1.3 GB`."""
+    if number is None:
+        return ""
+    for factor, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= factor:
+            return f"{number / factor:.1f} {letter}{unit}"
+    return f"{number:.0f} {unit}".strip()

@@ -1,0 +1,122 @@
+"""The shards folder: whole documents as token ids, back to back, nothing padded or cut.
+
+`index.json`   format, kind (documents or chats), tokenizer and template (hashes), dtype, the rule for BOS and EOS, the
+               sources with their counts, what was dropped, and last the lengths of all documents in tokens
+`tokens.ids`   the ids, little-endian, uint16 where the tokenizer has at most 65,536 of them, else uint32
+`tokens.mask`  chats only: one byte a token, 1 = a target
+"""
+
+import json
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from yayan.errors import UserError
+from yayan.model.folder import read_json
+
+FORMAT = 1
+INDEX_NAME, IDS_NAME, MASK_NAME = "index.json", "tokens.ids", "tokens.mask"
+DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+UINT16_IDS = 1 << 16
+LENGTHS_AT_ONCE = 1 << 16
+
+
+class ShardWriter:
+    """Appends documents to a new shards folder; holds no more than their lengths (4 bytes each).
+
+    `with ShardWriter(folder, size=32000, masked=False) as writer: writer.add(ids); writer.finish(index)`
+    """
+
+    def __init__(self, folder: Path, *, size: int, masked: bool) -> None:
+        """`size`: number of ids that the tokenizer has."""
+        self.folder = folder
+        self.dtype = "uint16" if size <= UINT16_IDS else "uint32"
+        self.lengths = array("I")
+        self.targets = 0
+        self._ids = (folder / IDS_NAME).open("wb")
+        self._mask = (folder / MASK_NAME).open("wb") if masked else None
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ids.close()
+        if self._mask is not None:
+            self._mask.close()
+
+    def add(self, ids: Sequence[int], mask: Sequence[int] | None = None) -> None:
+        """A document of at least one token; its first is no target, since nothing stands before it."""
+        self._ids.write(np.array(ids, DTYPES[self.dtype]).tobytes())
+        if self._mask is not None and mask is not None:
+            self._mask.write(bytes(mask))
+        self.targets += len(ids) - 1 if mask is None else sum(mask[1:])
+        self.lengths.append(len(ids))
+
+    def finish(self, about: dict[str, object]) -> None:
+        """Write the index: `about` and what the writer itself knows."""
+        head = {
+            "format": FORMAT,
+            **about,
+            "dtype": self.dtype,
+            "documents": len(self.lengths),
+            "tokens": sum(self.lengths),
+            "targets": self.targets,
+        }
+        with (self.folder / INDEX_NAME).open("w", encoding="utf-8") as stream:
+            stream.write(json.dumps(head, ensure_ascii=False, indent=1).removesuffix("\n}"))
+            separator = ',\n "lengths": ['
+            for start in range(0, len(self.lengths), LENGTHS_AT_ONCE):
+                stream.write(separator + ",".join(map(str, self.lengths[start : start + LENGTHS_AT_ONCE])))
+                separator = ",\n"
+            stream.write("]\n}\n")
+
+
+@dataclass(frozen=True, eq=False)
+class Shards:
+    """An open shards folder: N tokens of D documents, the tokens mapped, not read."""
+
+    folder: Path
+    index: dict  # index.json without the lengths
+    ids: np.ndarray  # [N] uint16 or uint32
+    mask: np.ndarray | None  # [N] uint8, chats only
+    lengths: np.ndarray  # [D] int64, at least 1
+
+    @classmethod
+    def open(cls, folder: Path, *, tokenizer: str | None = None) -> "Shards":
+        """Open a folder that `pack` made. `tokenizer`: the hash (`Tokenizer.sha256`) that its ids must come from.
+
+        Raises UserError if it is no such folder, if files are missing or cut short, or if it has another tokenizer.
+        """
+        if not (folder / INDEX_NAME).is_file():
+            raise UserError("this is not a shards folder", where=folder, cure="name a folder made by pack")
+        index = read_json(folder / INDEX_NAME)
+        if index.get("format") != FORMAT:
+            raise UserError(f"these shards are not of format {FORMAT}", where=folder, cure="pack them again")
+        if tokenizer is not None and index["tokenizer"] != tokenizer:
+            cure = "pack the texts again with the model's tokenizer"
+            raise UserError("these shards were packed with another tokenizer", where=folder, cure=cure)
+        lengths = np.array(index.pop("lengths"), np.int64)
+        tokens = int(lengths.sum())
+        ids = _map(folder / IDS_NAME, DTYPES[index["dtype"]], tokens)
+        mask = _map(folder / MASK_NAME, np.dtype(np.uint8), tokens) if index["kind"] == "chats" else None
+        return cls(folder, index, ids, mask, lengths)
+
+    @property
+    def targets(self) -> int:
+        """Tokens that are learned in one epoch."""
+        return int(self.index["targets"])
+
+
+def _map(path: Path, dtype: np.dtype, count: int) -> np.ndarray:
+    there = path.stat().st_size if path.is_file() else 0
+    if there != count * dtype.itemsize:
+        what = f"the file has {there:,} bytes, not the {count * dtype.itemsize:,} that the index tells"
+        raise UserError(what, where=path, cure="pack the texts again")
+    return np.memmap(path, dtype, "r")
