@@ -84,7 +84,7 @@ def encode_chat(
     """A chat -> its ids and its mask of the same length: 1 = a target, the assistant's tokens and their end token.
 
     `template`: instead of the tokenizer's own. Raises UserError as `encode_prompt` does; if the template is not
-    prefix-preserving on this chat, in text or in tokens; if it ends an answer with no special token.
+    prefix-preserving on this chat, in text or in tokens; if an answer does not end with one special token.
     """
     ids = _encode(tokenizer, messages, template, add_generation_prompt=False)
     specials = _special_tokens(tokenizer)
@@ -99,10 +99,11 @@ def encode_chat(
         if ids[: len(prompt)] != prompt or ids[: len(answered)] != answered:
             what = f"the chat template writes message {turn + 1} or what stands before it otherwise later on"
             raise UserError(what, cure="train with a template that only ever adds to the end")
-        end = next((i for i in range(len(prompt), len(answered)) if ids[i] in specials), None)
-        if end is None:
-            raise UserError("the chat template ends an answer with no special token", cure="use another one")
-        mask[len(prompt) : end + 1] = [1] * (end + 1 - len(prompt))
+        ends = [i for i in range(len(prompt), len(answered)) if ids[i] in specials]
+        if len(ends) != 1 or tokenizer.decode(ids[ends[0] + 1 : len(answered)]).strip():
+            what = "the chat template does not write an answer as its text and one special token that ends it"
+            raise UserError(what, cure="use another one")
+        mask[len(prompt) : ends[0] + 1] = [1] * (ends[0] + 1 - len(prompt))
     return ids, mask
 
 

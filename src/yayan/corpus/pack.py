@@ -1,9 +1,9 @@
 """Stage `pack`: documents or chats -> shards."""
 
+import dataclasses
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -20,17 +20,17 @@ BATCH_CHARACTERS = 1 << 20
 PROBE = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Pack(Stage):
     """Tokenise documents or chats into shards: whole ones back to back, nothing padded or cut."""
 
     tokenizer: InputPath
     """Folder of the tokenizer."""
-    corpus: list[InputPath] = field(default_factory=list)
+    corpus: list[InputPath] = dataclasses.field(default_factory=list)
     """Files or folders of documents: .txt (a document is a paragraph), .jsonl; also as .gz, .xz, .bz2."""
-    text_field: str = "text"
+    field: str = "text"
     """Name of the text in the objects of a .jsonl file."""
-    chats: list[InputPath] = field(default_factory=list)
+    chats: list[InputPath] = dataclasses.field(default_factory=list)
     """Instead of a corpus: .jsonl files of chats (messages, Alpaca's or ShareGPT's form)."""
     system: Literal["default", "long"] | None = None
     """Named system prompt for chats without one (none: what the chat template does then)."""
@@ -52,13 +52,13 @@ class Pack(Stage):
     def run(self, work: Path) -> dict[str, object]:
         tokenizer = load_tokenizer(self.tokenizer)
         if self.corpus:
-            return pack_documents(work, tokenizer, documents(self.corpus, self.text_field))
+            return pack_documents(work, tokenizer, documents(self.corpus, self.field))
         template = choose_template(tokenizer, self.chat_template)
         system = SYSTEM_PROMPTS[self.system] if self.system else None
         return pack_chats(work, tokenizer, chats(self.chats), template, system)
 
 
-@dataclass
+@dataclasses.dataclass
 class Counts:
     """What a source has given."""
 
@@ -75,7 +75,8 @@ class Counts:
             self.bytes += len(text.encode())
 
     def report(self) -> dict[str, object]:
-        return asdict(self) | {"tokens_per_character": round(self.tokens / max(self.characters, 1), 4)}
+        ratio = round(self.tokens / max(self.characters, 1), 4)
+        return dataclasses.asdict(self) | {"tokens_per_character": ratio}
 
 
 def pack_documents(folder: Path, tokenizer: Tokenizer, texts: Iterable[Document]) -> dict[str, object]:
@@ -186,7 +187,9 @@ def _finish(
         )
     named = [{"name": "/".join(path.parts[-2:])} | counts.report() for path, counts in sources.items()]
     writer.finish({**about, "tokenizer": tokenizer.sha256, "sources": named, "dropped": dict(dropped)})
-    whole = Counts(*(sum(getattr(c, name) for c in sources.values()) for name in asdict(Counts())))
+    whole = Counts(
+        *(sum(getattr(c, name) for c in sources.values()) for name in dataclasses.asdict(Counts()))
+    )
     return {
         "kind": about["kind"],
         **whole.report(),
