@@ -1,9 +1,9 @@
 """Exact log-likelihoods: how many nats a causal language model needs for a text, and for each answer of a question.
 
 Shapes: B rows of a batch, T positions, D width of the hidden state, N scored positions, V rows of the output head.
-Everything takes a `body` (token ids -> hidden states after the last norm) and a `head` (hidden states -> logits): the two
-halves of a `transformers` model (`body_and_head`), or those of a model in training. The logits of a whole batch are
-never held at once: the head sees at most `HEAD_ROWS` positions.
+Everything takes a `body` (token ids -> hidden states after the last norm) and a `head` (hidden states -> logits): the
+two halves of a `transformers` model (`body_and_head`), or those of a model in training. The logits of a whole batch
+are never held at once: the head sees at most `HEAD_ROWS` positions.
 """
 
 import math

@@ -34,7 +34,8 @@ def make_evaluation(
 def read_sequences(path: Path, tokenizer: Tokenizer, limit_bytes: int) -> tuple[list[list[int]], int]:
     """Token ids of whole documents, BOS first, and the bytes of their text."""
     before = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
-    sequences, size = [], 0
+    sequences: list[list[int]] = []
+    size = 0
     for document in documents([path]):
         length = len(document.text.encode("utf-8"))
         if sequences and size + length > limit_bytes:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from yayan.corpus.batches import Batch, Mixture
+from yayan.corpus.batches import IGNORED, Batch, Mixture
 from yayan.errors import WorkError
-from yayan.model.ends import IGNORED, TwoEnds
+from yayan.model.ends import TwoEnds
 from yayan.progress import Progress
 from yayan.train.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from yayan.train.optim import Group, clip_gradients, make_optimizer, rate_factor, set_rates

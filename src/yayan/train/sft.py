@@ -22,7 +22,8 @@ class Sft(Training):
 
     def check(self) -> None:
         super().check()
-        if not any(Shards(folder).kind == "chats" for folder in self.shards):
-            raise UserError(
-                "none of the shards holds chats", where="shards", cure="make one: yayan pack --chats FILE"
-            )
+        for folder in self.shards:
+            if Shards.open(folder).index["kind"] != "chats":
+                raise UserError(
+                    "these shards hold documents", where=folder, cure="pack chats: yayan pack --chats FILE"
+                )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from peft import LoraConfig
 
 from yayan import lineage
 from yayan.corpus.batches import Mixture, Shards
@@ -34,8 +35,8 @@ class Training(Stage):
     """Shards folders (of `pack`) to train on."""
     share: list[float] = field(default_factory=list)
     """Share of the tokens that each shards folder gives, in their order; by default as many as each has."""
-    train: Literal["lora", "ends", "full"] = "lora"
-    """What is trained besides the rows: LoRA on the body, nothing, or the whole model."""
+    train: Literal["lora", "full"] = "lora"
+    """What is trained: LoRA on the body and rows of the two ends (an adapter), or the whole model."""
     rows: Rows = "new"
     """Rows of the input and output ends that are trained: those that `grow` added, all, or none."""
     rank: int = 64
@@ -81,7 +82,7 @@ class Training(Stage):
         check_options(self)
         tokenizer = load_tokenizer(self.model)
         for folder in self.shards:
-            Shards(folder).refuse_other_tokenizer(tokenizer.sha256)
+            Shards.open(folder, tokenizer=tokenizer.sha256)
         self.first_row()
 
     def first_row(self) -> int:
@@ -106,7 +107,7 @@ class Training(Stage):
         for folder in self.shards:
             copy_files(folder, work, [TEMPLATE_FILE])
         shutil.rmtree(work / "checkpoints")
-        return counts | metrics | sizes | carried(self.model)
+        return counts | metrics | sizes | {"data": mixture.describe()} | carried(self.model)
 
 
 def check_options(options: Training) -> None:
@@ -118,6 +119,11 @@ def check_options(options: Training) -> None:
             raise UserError(f"{name} is {getattr(options, name)}", where=name, cure="give more than 0")
     if options.steps is not None and options.steps < 1:
         raise UserError(f"steps is {options.steps}", where="steps", cure="give at least 1")
+    for name in ("warmup", "dropout"):
+        if not 0 <= getattr(options, name) < 1:
+            raise UserError(
+                f"{name} is {getattr(options, name)}", where=name, cure="give a share from 0 to below 1"
+            )
     positions = int(config["max_position_embeddings"])
     if options.sequence_length > positions:
         what = f"sequences of {options.sequence_length} are longer than the model's {positions} positions"
@@ -125,8 +131,6 @@ def check_options(options: Training) -> None:
     if options.share and len(options.share) != len(options.shards):
         what = f"{len(options.share)} shares for {len(options.shards)} shards folders"
         raise UserError(what, where="share", cure="give one share for each")
-    if options.train == "ends" and options.rows == "none":
-        raise UserError("nothing is trained", where="rows", cure="train --rows new or all")
 
 
 def old_rows(model: Path) -> int | None:
@@ -142,21 +146,17 @@ def carried(model: Path) -> dict[str, int]:
     return {} if rows is None else {"old_rows": rows}
 
 
-def build(options: Training):  # type: ignore[no-untyped-def]  # noqa: ANN201
+def build(options: Training) -> tuple[TwoEnds, dict[str, Group], LoraConfig | None]:
     """The model with its ends in hand, the parameter groups, and LoRA's settings (None in full training)."""
     narrow = options.dtype == "bfloat16" and options.train != "full"
     model = load_model(options.model, torch.bfloat16 if narrow else torch.float32)
     ends = TwoEnds(model, options.first_row())
     if options.train == "full":
         body = {name: value for name, value in model.named_parameters() if value.requires_grad}
-        adapter = None
+        adapter: LoraConfig | None = None
     else:
         adapter = lora_config(options.rank, options.alpha, options.dropout)
-        if options.train == "lora":
-            body = add_lora(ends, adapter, options.seed)
-        else:
-            model.requires_grad_(False)
-            body = {}
+        body = add_lora(ends, adapter, options.seed)
     groups = {
         "body": Group(body, options.learning_rate, options.weight_decay),
         "rows": Group(dict(ends.trained_rows()), options.rows_learning_rate),
@@ -169,9 +169,9 @@ def count(group: Group) -> int:
 
 
 def make_mixture(options: Training) -> Mixture:
-    shards = [Shards(folder) for folder in options.shards]
+    shards = [Shards.open(folder) for folder in options.shards]
     tokenizer = load_tokenizer(options.model)
-    shares = options.share or [float(source.tokens) for source in shards]
+    shares = options.share or [float(source.index["tokens"]) for source in shards]
     return Mixture(
         shards,
         shares,
@@ -183,11 +183,8 @@ def make_mixture(options: Training) -> Mixture:
 
 
 def make_plan(options: Training, mixture: Mixture) -> Plan:
-    """Steps from epochs: the first source's sequences of an epoch over its share of each step."""
-    steps = options.steps
-    if steps is None:
-        batches = options.epochs * mixture.batches_per_epoch(0)
-        steps = max(round(batches / options.accumulation), 1)
+    """Steps from the options, or as many as the first source's epochs take."""
+    steps = options.steps or max(round(mixture.steps(options.epochs) / options.accumulation), 1)
     return Plan(
         steps=steps,
         positions_per_step=options.sequence_length * options.batch_size * options.accumulation,

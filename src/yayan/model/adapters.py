@@ -1,0 +1,90 @@
+"""LoRA on the body by PEFT, and the adapter folder: PEFT's own format, so that plain `peft` loads what we train.
+
+The rows of the ends are stored in PEFT's encoding of trained token rows (the rows' values, their indices in
+`adapter_config.json`), not as whole matrices in `modules_to_save`: 8,000 new rows are 8,000 rows.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from safetensors.torch import load_file, save_file
+
+from yayan.errors import WorkError
+from yayan.model.ends import TwoEnds
+
+PREFIX = "base_model.model."
+ROWS_KEY = {
+    "embed_tokens": PREFIX + "model.embed_tokens.token_adapter.trainable_tokens_delta",
+    "lm_head": PREFIX + "lm_head.token_adapter.trainable_tokens_delta",
+}
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def lora_config(rank: int, alpha: int, dropout: float) -> LoraConfig:
+    """LoRA on the seven projections of each layer (arXiv:2106.09685), scaled by alpha / rank."""
+    return LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=list(PROJECTIONS),
+        task_type="CAUSAL_LM",
+    )
+
+
+def add_lora(ends: TwoEnds, config: LoraConfig, seed: int) -> dict[str, torch.nn.Parameter]:
+    """Put LoRA pairs (float32, B = 0) into the body; everything else there is frozen. Returns them by name."""
+    ends.model.requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, ends.model)
+    pairs = {name: value for name, value in ends.model.named_parameters() if "lora_" in name}
+    for value in pairs.values():
+        value.data = value.data.float()
+        value.requires_grad_(True)
+    return pairs
+
+
+def adapter_tensors(ends: TwoEnds) -> dict[str, torch.Tensor]:
+    """The adapter's tensors under PEFT's names, float32."""
+    tensors = {
+        PREFIX + name.replace(".default", ""): value.detach()
+        for name, value in ends.model.named_parameters()
+        if "lora_" in name
+    }
+    for module, rows in ends.trained_rows().items():
+        tensors[ROWS_KEY[module]] = rows.detach()
+    return tensors
+
+
+def save_adapter(ends: TwoEnds, config: LoraConfig, base: str, folder: Path) -> dict[str, object]:
+    """Write `adapter_config.json` and `adapter_model.safetensors`, read them back, return sizes.
+
+    Raises WorkError if a tensor is not finite or did not arrive.
+    """
+    tensors = {name: value.contiguous() for name, value in adapter_tensors(ends).items()}
+    for name, value in tensors.items():
+        if not torch.isfinite(value).all():
+            raise WorkError(
+                f"the trained tensor {name} is not finite", cure="train with a lower learning rate"
+            )
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    vocab_size = ends.model.get_input_embeddings().weight.shape[0]
+    indices = {name: list(range(ends.first, vocab_size)) for name in ends.trained_rows()}
+    settings = json.loads(json.dumps(config.to_dict(), default=sorted))
+    settings |= {
+        "trainable_token_indices": indices or None,
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+    }
+    text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
+    (folder / "adapter_config.json").write_text(text, encoding="utf-8")
+    stored = load_file(folder / "adapter_model.safetensors")
+    for name, value in tensors.items():
+        if name not in stored or not torch.equal(stored[name], value.cpu()):
+            raise WorkError(f"the tensor {name} did not reach the disk", where=folder, cure="try again")
+    return {
+        "adapter_tensors": len(tensors),
+        "adapter_bytes": (folder / "adapter_model.safetensors").stat().st_size,
+    }

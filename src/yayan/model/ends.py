@@ -1,0 +1,102 @@
+"""The two ends of a language model, where language adaptation happens: input embedding and output head, ours.
+
+Shapes: B sequences, T positions, D width, V rows of an end, R trained rows, N target positions.
+
+The trained rows are the last R of each end: the new tokens' (`new`), all (`all`), or none (`none`). They are parameters
+of their own in float32; the frozen rows stay in the model's matrix, in its dtype, without gradient or optimiser state.
+The body in between is the `transformers` model's, reached through its public interface (`inputs_embeds`).
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import PreTrainedModel
+
+from yayan.errors import UserError
+from yayan.model.loss import IGNORED, linear_cross_entropy
+
+Rows = Literal["new", "all", "none"]
+
+
+def first_trained_row(rows: Rows, vocab_size: int, old_rows: int | None) -> int:
+    """Index of the first trained row. `old_rows`: how many rows the model had before it was grown, if known."""
+    if rows == "none":
+        return vocab_size
+    if rows == "all":
+        return 0
+    if old_rows is None:
+        cure = "train --rows all or none, or grow the model with `yayan grow`"
+        raise UserError("which rows are new is not known, the model was not grown", where="rows", cure=cure)
+    return old_rows
+
+
+class TwoEnds(nn.Module):
+    """A causal language model with its ends taken in hand: `loss(ids, targets, positions)`.
+
+    `first`: the first trained row of both ends. Tied ends share one parameter. `embedding` [R, D] and `head` [R, D]
+    (None when tied) are float32. The wrapped model's own matrices are not changed until `write_back`.
+    """
+
+    def __init__(self, model: PreTrainedModel, first: int) -> None:
+        super().__init__()
+        self.model = model
+        self.first = first
+        old_embedding = model.get_input_embeddings().weight
+        old_head = model.get_output_embeddings().weight
+        old_embedding.requires_grad_(False)
+        old_head.requires_grad_(False)
+        self.tied = old_head is old_embedding
+        self.embedding = nn.Parameter(old_embedding[first:].detach().float().clone())
+        self.head = None if self.tied else nn.Parameter(old_head[first:].detach().float().clone())
+
+    def trained_rows(self) -> dict[str, nn.Parameter]:
+        """Module name -> rows, as PEFT names them; nothing where no row is trained."""
+        rows = {"embed_tokens": self.embedding}
+        if self.head is not None:
+            rows["lm_head"] = self.head
+        return {name: value for name, value in rows.items() if len(value)}
+
+    def embed(self, ids_BT: torch.Tensor) -> torch.Tensor:
+        """Token ids -> x_BTD in the body's dtype."""
+        frozen_VD = self.model.get_input_embeddings().weight[: self.first]
+        dtype = self.model.get_input_embeddings().weight.dtype
+        if self.first == 0:
+            return F.embedding(ids_BT, self.embedding).to(dtype)
+        x_BTD = F.embedding(ids_BT.clamp(max=self.first - 1), frozen_VD)
+        if len(self.embedding) == 0:
+            return x_BTD
+        new_BTD = F.embedding((ids_BT - self.first).clamp(min=0), self.embedding).to(dtype)
+        return torch.where((ids_BT >= self.first)[..., None], new_BTD, x_BTD)
+
+    def hidden(self, ids_BT: torch.Tensor, positions_BT: torch.Tensor | None = None) -> torch.Tensor:
+        """h_BTD after the last norm. Where positions restart at 0, attention does not cross (documents)."""
+        out = self.model.get_decoder()(
+            inputs_embeds=self.embed(ids_BT), position_ids=positions_BT, use_cache=False
+        )
+        return out.last_hidden_state
+
+    def head_pieces(self) -> list[torch.Tensor]:
+        """The head's rows in order: frozen, trained."""
+        frozen_VD = self.model.get_output_embeddings().weight[: self.first]
+        return [frozen_VD, self.embedding if self.head is None else self.head]
+
+    def logits(self, h_ND: torch.Tensor) -> torch.Tensor:
+        """h_ND -> logits_NV over the whole vocabulary (for evaluation, a few positions at a time)."""
+        return torch.cat([h_ND @ piece.to(h_ND.dtype).T for piece in self.head_pieces()], dim=-1)
+
+    def loss(
+        self, ids_BT: torch.Tensor, targets_BT: torch.Tensor, positions_BT: torch.Tensor
+    ) -> torch.Tensor:
+        """Sum of nats over the positions whose target is not IGNORED. Divide by the step's number of targets."""
+        h_BTD = self.hidden(ids_BT, positions_BT)
+        counts_BT = targets_BT != IGNORED
+        return linear_cross_entropy(h_BTD[counts_BT], self.head_pieces(), targets_BT[counts_BT])
+
+    @torch.no_grad()
+    def write_back(self) -> None:
+        """Put the trained rows into the wrapped model's matrices, rounded once to their dtype."""
+        self.model.get_input_embeddings().weight[self.first :] = self.embedding
+        if self.head is not None:
+            self.model.get_output_embeddings().weight[self.first :] = self.head

@@ -1,0 +1,68 @@
+"""The small files of a model folder: its configuration, and the files that go with the weights wherever they go."""
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from yayan.errors import UserError
+
+MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+TEMPLATE_FILE = "chat_template.jinja"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    TEMPLATE_FILE,
+)
+GENERATION_FILE = "generation_config.json"
+INPUT_END, OUTPUT_END = (
+    "model.embed_tokens.weight",
+    "lm_head.weight",
+)  # [rows, width]; tied models have the first
+
+
+def read_json(path: Path) -> dict:
+    """A file that holds one JSON object. Raises UserError if it is missing or holds something else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        what = (
+            f"{path.name} cannot be read, {error.strerror}" if path.exists() else f"there is no {path.name}"
+        )
+        raise UserError(what, where=path.parent, cure="check the folder") from error
+    except ValueError as error:
+        raise UserError("this file is not JSON", where=path, cure="fetch or make the folder again") from error
+    if not isinstance(value, dict):
+        raise UserError("this file is not a JSON object", where=path, cure="fetch or make the folder again")
+    return value
+
+
+def write_json(path: Path, value: dict) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def read_config(folder: Path) -> dict:
+    """The `config.json` of a decoder of the LLaMA family, as it stands in the folder.
+
+    Raises UserError for anything that is not such a folder.
+    """
+    if not (folder / "config.json").is_file():
+        what = "this is not a model folder, it has no config.json" if folder.exists() else "nothing is there"
+        raise UserError(what, where=folder, cure="name a folder in Hugging Face's form")
+    config = read_json(folder / "config.json")
+    if config.get("model_type") not in MODEL_TYPES:
+        kind = config.get("model_type", "without a model_type")
+        cure = f"models of type {', '.join(MODEL_TYPES)} are"
+        raise UserError(f"a model of type {kind} is not supported", where=folder / "config.json", cure=cure)
+    if config.get("quantization_config"):
+        raise UserError("this model is quantised", where=folder, cure="take the one that it was made from")
+    return config
+
+
+def copy_files(source: Path, target: Path, names: Iterable[str]) -> None:
+    """Copy those of the named files that `source` has."""
+    for name in names:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)

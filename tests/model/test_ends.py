@@ -1,0 +1,121 @@
+"""Loss and gradients of the two ends against `transformers`' own, over the families that are supported."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from yayan.errors import UserError
+from yayan.model.ends import TwoEnds, first_trained_row
+
+FAMILIES = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "mistral": (MistralConfig, MistralForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+}
+ROWS, OLD_ROWS = 83, 61
+
+
+def make(family: str, *, tied: bool) -> PreTrainedModel:
+    config, model = FAMILIES[family]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        return model(
+            config(
+                vocab_size=ROWS,
+                hidden_size=24,
+                intermediate_size=40,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                head_dim=6,
+                max_position_embeddings=64,
+                tie_word_embeddings=tied,
+                initializer_range=0.3,
+                attn_implementation="sdpa",
+            )
+        ).eval()
+
+
+def packed() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """Two rows of several documents each, padded at the end -> ids, targets, positions, the documents."""
+    generator = torch.Generator().manual_seed(5)
+    sizes = [[5, 9, 3], [11, 1, 4]]
+    length = 19
+    ids, targets = torch.zeros(2, length, dtype=torch.int64), torch.full((2, length), -100)
+    positions = torch.zeros(2, length, dtype=torch.int64)
+    documents = []
+    for row, row_sizes in enumerate(sizes):
+        at = 0
+        for size in row_sizes:
+            document = torch.randint(0, ROWS, (size + 1,), generator=generator)
+            documents.append(document)
+            ids[row, at : at + size], targets[row, at : at + size] = document[:-1], document[1:]
+            positions[row, at : at + size] = torch.arange(size)
+            at += size
+        positions[row, at:] = torch.arange(length - at)
+    return ids, targets, positions, documents
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("first", [0, OLD_ROWS, ROWS])
+def test_packed_loss_and_gradients_equal_those_of_separate_documents(
+    family: str, tied: bool, first: int
+) -> None:
+    ids, targets, positions, documents = packed()
+    reference = make(family, tied=tied)
+    total = torch.zeros(())
+    for document in documents:
+        logits = reference(input_ids=document[None, :-1], use_cache=False).logits[0]
+        total = total + F.cross_entropy(logits, document[1:], reduction="sum")
+    total.backward()
+
+    ends = TwoEnds(make(family, tied=tied), first)
+    loss = ends.loss(ids, targets, positions)
+    loss.backward()
+    torch.testing.assert_close(loss, total, rtol=2e-6, atol=0)
+    wanted = dict(reference.named_parameters())
+    for module, rows in ends.trained_rows().items():
+        name = {"embed_tokens": "model.embed_tokens.weight", "lm_head": "lm_head.weight"}[module]
+        torch.testing.assert_close(rows.grad, wanted[name].grad[first:], rtol=1e-4, atol=2e-5)
+    for name, value in ends.model.named_parameters():
+        if "layers" in name:
+            torch.testing.assert_close(value.grad, wanted[name].grad, rtol=1e-4, atol=2e-5)
+        elif "norm" not in name:
+            assert value.grad is None, f"the frozen rows of {name} got a gradient"
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_logits_are_the_models_own_and_rows_are_written_back(tied: bool) -> None:
+    model = make("llama", tied=tied)
+    ends = TwoEnds(model, OLD_ROWS)
+    ids = torch.arange(ROWS)[None, :40]
+    with torch.no_grad():
+        before = model(input_ids=ids).logits
+        torch.testing.assert_close(ends.logits(ends.hidden(ids)[0]), before[0], rtol=1e-5, atol=1e-5)
+        for rows in ends.trained_rows().values():
+            rows += 1.0
+        changed = ends.logits(ends.hidden(ids + 40)[0])
+        ends.write_back()
+        torch.testing.assert_close(model(input_ids=ids + 40).logits[0], changed, rtol=1e-5, atol=1e-4)
+    assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) == tied
+
+
+def test_which_rows_are_trained() -> None:
+    assert first_trained_row("none", ROWS, None) == ROWS
+    assert first_trained_row("all", ROWS, OLD_ROWS) == 0
+    assert first_trained_row("new", ROWS, OLD_ROWS) == OLD_ROWS
+    with pytest.raises(UserError, match="not known"):
+        first_trained_row("new", ROWS, None)

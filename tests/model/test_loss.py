@@ -1,0 +1,63 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from yayan.model.loss import linear_cross_entropy
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(0, 37),
+    d=st.integers(1, 9),
+    split=st.tuples(st.integers(0, 23), st.integers(0, 11)).filter(lambda rows: sum(rows) > 0),
+    chunk=st.integers(1, 50),
+    seed=st.integers(0, 10_000),
+)
+def test_loss_and_gradients_equal_full_logits_in_float64(
+    n: int, d: int, split: tuple[int, int], chunk: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    h, frozen, trained = normal(n, d), normal(split[0], d), normal(split[1], d)
+    targets = torch.randint(0, sum(split), (n,), generator=generator)
+    h.requires_grad_()
+    trained.requires_grad_()
+    ours = linear_cross_entropy(h, [frozen, trained], targets, chunk=chunk) * 0.37
+    plain = F.cross_entropy(h @ torch.cat([frozen, trained]).T, targets, reduction="sum") * 0.37
+    torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)
+    for got, want in zip(
+        torch.autograd.grad(ours, [h, trained]), torch.autograd.grad(plain, [h, trained]), strict=True
+    ):
+        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
+
+
+def test_gradients_pass_gradcheck() -> None:
+    torch.manual_seed(0)
+    h = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    pieces = [torch.randn(r, 3, dtype=torch.float64, requires_grad=True) for r in (4, 2)]
+    targets = torch.tensor([0, 5, 3, 4, 1])
+    assert torch.autograd.gradcheck(lambda *x: linear_cross_entropy(x[0], x[1:], targets, 2), (h, *pieces))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_softmax_and_sum_are_wide(dtype: torch.dtype) -> None:
+    """Large logits do not overflow, and the sum of many losses keeps its digits in bfloat16."""
+    h = torch.full((3000, 2), 30.0, dtype=dtype)
+    w = torch.tensor([[1.0, 1.0], [1.0, 1.0], [-1.0, -1.0]], dtype=dtype)
+    nats = linear_cross_entropy(h, [w], torch.zeros(3000, dtype=torch.int64))
+    assert nats.dtype == torch.float32
+    assert nats.item() == pytest.approx(3000 * 0.6931472, rel=1e-4)
+
+
+def test_frozen_rows_get_no_gradient() -> None:
+    h, frozen = torch.randn(4, 3), torch.randn(5, 3)
+    trained = torch.randn(2, 3, requires_grad=True)
+    linear_cross_entropy(h, [frozen, trained], torch.tensor([0, 6, 5, 2])).backward()
+    assert frozen.grad is None
+    assert trained.grad is not None
+    assert h.grad is None
