@@ -13,7 +13,8 @@
     closing: What the reader should know of the result.
 
 A step is named VERB or VERB-LABEL; its keys are the options of the verb, read by the parser of the command line. `$name`
-is what `given` holds under that name, or the folder of an earlier step; `$name/FILE` is a file in it.
+is what `given` holds under that name, or the folder of an earlier step; `$name/FILE` is a file in it, and `$*`
+is the folders of all earlier steps.
 """
 
 import difflib
@@ -31,7 +32,7 @@ from yayan.stage import SAMPLE_PREFIX, Stage, sample_path
 
 RECIPE_KEYS = ("about", "out", "given", "road", "fast", "expect", "closing")
 OWN_OPTIONS = ("out", "again", "json")
-REFERENCE = re.compile(r"\$(?P<name>[\w-]+)(?P<rest>/.*)?")
+REFERENCE = re.compile(r"\$(?P<name>[\w-]+|\*)(?P<rest>/.*)?")
 
 
 class Mapping(dict):
@@ -154,7 +155,8 @@ def stages_of(recipe: Recipe) -> dict[str, Stage]:
     stages: dict[str, Stage] = {}
     for step, options in recipe.road.items():
         where = f"{recipe.path}, line {recipe.lines[step]}, {step}"
-        names = dict(recipe.given) | {name: str(stage.out) for name, stage in stages.items()}
+        folders = {name: str(stage.out) for name, stage in stages.items()}
+        names = dict(recipe.given) | folders | {"*": list(folders.values())}
         for key in options:
             if key in OWN_OPTIONS:
                 raise UserError(f"a step has no {key} of its own", where=where, cure="leave it out")

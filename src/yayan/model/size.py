@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from yayan.model.loss import CHUNK_POSITIONS
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-ADAM_BYTES = 4 + 4 + 4 + 4  # of a trained parameter: its value, its gradient, two moments, all float32
+ADAM_BYTES = 4 + 4 + 4  # of a trained parameter: its gradient and two moments, all float32
+COPY_BYTES = 4  # of a trained row or LoRA pair: its own float32 value, beside the frozen matrix
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,9 @@ def training_cost(
     body_flops = 4 * size.body_parameters + 2 * trained_body + (0 if whole_body else 4 * trained_body)
     head_flops = 4 * size.rows * size.width + 2 * trained_rows * size.width
     attention_flops = 6 * size.layers * size.query_width * sequence_length
+    copies = COPY_BYTES * (end_parameters if whole_body else trained)
     return TrainingCost(
         trained_parameters=trained,
-        memory_bytes=weights + trained * ADAM_BYTES + activations + logits,
+        memory_bytes=weights + copies + trained * ADAM_BYTES + activations + logits,
         flops_per_token=body_flops + head_flops + attention_flops,
     )

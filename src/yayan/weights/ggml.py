@@ -1,0 +1,129 @@
+"""ggml's own C functions through ctypes: quantised blocks, and the header of a GGUF file without reading the rest.
+
+xllamacpp's extension module is one shared library (`.so` on Linux and macOS alike) that exports them all.
+"""
+
+import ctypes
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import xllamacpp
+from gguf import GGMLQuantizationType
+
+from yayan.errors import UserError
+
+MAGIC = b"GGUF"
+Pointer, Text, Index = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64
+LogFunction = ctypes.CFUNCTYPE(None, ctypes.c_int, Text, Pointer)
+
+
+class InitParameters(ctypes.Structure):
+    """gguf_init_params: without allocation only the header is read."""
+
+    _fields_ = (("no_alloc", ctypes.c_bool), ("context", Pointer))
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The shared library, with the signatures (ggml.h, gguf.h) of the functions used here."""
+    functions = ctypes.CDLL(xllamacpp.xllamacpp.__file__)
+    signatures = {
+        "ggml_quantize_chunk": (
+            ctypes.c_size_t,
+            [ctypes.c_int, Pointer, Pointer, Index, Index, Index, Pointer],
+        ),
+        "ggml_log_set": (None, [LogFunction, Pointer]),
+        "gguf_init_from_file": (Pointer, [Text, InitParameters]),
+        "gguf_free": (None, [Pointer]),
+        "gguf_find_key": (Index, [Pointer, Text]),
+        "gguf_get_val_u32": (ctypes.c_uint32, [Pointer, Index]),
+        "gguf_get_val_str": (Text, [Pointer, Index]),
+        "gguf_get_n_tensors": (Index, [Pointer]),
+        "gguf_get_data_offset": (ctypes.c_size_t, [Pointer]),
+        "gguf_get_tensor_offset": (ctypes.c_size_t, [Pointer, Index]),
+        "gguf_get_tensor_size": (ctypes.c_size_t, [Pointer, Index]),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(functions, name)
+        function.restype, function.argtypes = result, arguments
+    return functions
+
+
+def quantize_rows(weight_RC: np.ndarray, out: np.ndarray, kind: GGMLQuantizationType) -> None:
+    """Fill `out` (uint8, R rows of blocks) with the blocks of `weight_RC` (float32, contiguous)."""
+    rows, columns = weight_RC.shape
+    written = library().ggml_quantize_chunk(
+        kind.value, weight_RC.ctypes.data, out.ctypes.data, 0, rows, columns, None
+    )
+    if written != out.nbytes:
+        raise RuntimeError(f"ggml wrote {written} bytes of {kind.name} where {out.nbytes} were due")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a GGUF file says about itself."""
+
+    architecture: str
+    context: int
+    """Tokens that the model was trained to see at once."""
+    template: str | None
+    eos: int
+    """The token that ends a text."""
+
+
+@LogFunction
+def _say_nothing(level: int, text: bytes, data: int | None) -> None:
+    """ggml writes to stderr unless it is given a function; the caller's error says enough."""
+
+
+def read_header(path: Path) -> Header:
+    """The header of a GGUF file. Raises UserError if the file is no GGUF, damaged, or cut short."""
+    with path.open("rb") as stream:
+        if stream.read(len(MAGIC)) != MAGIC:
+            raise UserError("this is not a GGUF file", where=path, cure="name a .gguf file or a model folder")
+    functions = library()
+    functions.ggml_log_set(_say_nothing, None)
+    handle = functions.gguf_init_from_file(os.fsencode(path), InitParameters(True, None))
+    if not handle:
+        raise UserError("the header of this GGUF file is damaged", where=path, cure="fetch or make it again")
+    try:
+        header, size = _header_of(handle), _size_of(handle)
+    finally:
+        functions.gguf_free(handle)
+    if path.stat().st_size < size:
+        what = f"this GGUF file is cut short: it has {path.stat().st_size} of {size} bytes"
+        raise UserError(what, where=path, cure="fetch or make it again")
+    return header
+
+
+def _header_of(handle: int) -> Header:
+    functions = library()
+
+    def text(key: str) -> str | None:
+        index = functions.gguf_find_key(handle, key.encode())
+        return functions.gguf_get_val_str(handle, index).decode() if index >= 0 else None
+
+    def number(key: str) -> int:
+        index = functions.gguf_find_key(handle, key.encode())
+        return functions.gguf_get_val_u32(handle, index) if index >= 0 else 0
+
+    architecture = text("general.architecture") or "unknown"
+    return Header(
+        architecture=architecture,
+        context=number(f"{architecture}.context_length"),
+        template=text("tokenizer.chat_template"),
+        eos=number("tokenizer.ggml.eos_token_id"),
+    )
+
+
+def _size_of(handle: int) -> int:
+    """Bytes that the whole file must have: the end of the last tensor."""
+    functions = library()
+    ends = [
+        functions.gguf_get_tensor_offset(handle, index) + functions.gguf_get_tensor_size(handle, index)
+        for index in range(functions.gguf_get_n_tensors(handle))
+    ]
+    return functions.gguf_get_data_offset(handle) + max(ends, default=0)

@@ -1,0 +1,138 @@
+"""The verb `gguf`: a model as GGUF files, and the proof that llama.cpp reads and computes what the model does."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from yayan.engine.llamacpp import LlamaCpp
+from yayan.errors import UserError, WorkError
+from yayan.lineage import sha256_of
+from yayan.model.folder import TEMPLATE_FILE
+from yayan.model.load import load_model
+from yayan.progress import Progress
+from yayan.stage import InputPath, Stage
+from yayan.tokenizer import Tokenizer, load_tokenizer
+from yayan.weights.gguf_file import plan_file, write_gguf
+from yayan.weights.quantize import FileType
+from yayan.weights.stream import open_tensors
+
+PROBED_TEXTS = 200
+PROBED_POSITIONS = 8
+PROBED_TOKENS = 10  # the most likely ones at a position
+# Largest difference of natural log-probabilities. Seen: F32 4e-4, F16 6e-3 (llama.cpp multiplies in float16).
+TOLERANCE = {"F32": 0.005, "F16": 0.1}
+LARGEST_REFERENCE_BYTES = 4 << 30  # of a model in float32; beyond, only the tokenizer is compared
+HARD_TEXTS = (
+    "Hello world",
+    "  two  spaces,\ttabs\n\n\nand lines \r\n",
+    " leading and trailing ",
+    "def f(x):\n    if x:\n        return {'a': [1, 2.5e-3]}\n",
+    "雅言：诗、书、执礼，皆雅言也。",
+    "子曰：“学而时习之，不亦说乎？”　全角　空格",
+    "中文English混排123，標點。",
+    "<s>[INST] not a special token [/INST]</s><unk><pad><0x0A>",
+    "naïve café Ærøskøbing Ελληνικά русский עברית العربية हिन्दी ไทย 한국어 日本語",
+    "emoji 🙂👩‍👩‍👧‍👦🇨🇳, rare 𠮷𪚥, private \ue000, zero\u200bwidth, e\u0301",
+    "▁ U+2581 ▁▁",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gguf(Stage):
+    """Write a model as GGUF files for llama.cpp, and check them against it."""
+
+    model: InputPath
+    """Model folder of the LLaMA family with a SentencePiece tokenizer."""
+    type: list[FileType] = field(default_factory=lambda: ["F16"])
+    """Types of the weights, one file each: Q8_0 takes half the bytes of F16, Q4_K_M about 0.3."""
+    name: str = "model"
+    """Beginning of the files' names: OUT/NAME-TYPE.gguf."""
+
+    def check(self) -> None:
+        if not self.type or len(set(self.type)) < len(self.type):
+            raise UserError(
+                "each type of the weights must be named once", where="type", cure="F16, for example"
+            )
+        if self.name in ("", "..") or Path(self.name).name != self.name:
+            raise UserError("this is no name of a file", where=f"name {self.name}", cure="name one without /")
+        plan_file(self.model, self.type[0])
+
+    def run(self, work: Path) -> dict[str, object]:
+        paths = {kind: work / f"{self.name}-{kind}.gguf" for kind in self.type}
+        files = {kind: write_gguf(self.model, path, kind) for kind, path in paths.items()}
+        proof = Proof(self.model)
+        with Progress("check", total=len(paths), unit="files") as bar:
+            for kind, path in paths.items():
+                files[kind] |= proof.compare(path, kind)
+                bar.advance()
+        template = self.model / TEMPLATE_FILE
+        return {
+            "files": {paths[kind].name: entry for kind, entry in files.items()},
+            "tokenizer": sha256_of(self.model / "tokenizer.json"),
+            "template": sha256_of(template) if template.is_file() else None,
+        }
+
+
+class Proof:
+    """What the model folder itself says to probing texts, to hold GGUF files against it."""
+
+    def __init__(self, model: Path) -> None:
+        self.tokenizer = load_tokenizer(model)
+        self.texts = probing_texts(self.tokenizer)
+        self.prompts = probing_prompts(self.tokenizer)
+        self.logprobs_V: list[torch.Tensor] = []
+        source = open_tensors(model)
+        if 4 * sum(spec.elements for spec in source.specs.values()) <= LARGEST_REFERENCE_BYTES:
+            self.logprobs_V = next_logprobs(model, self.prompts)
+
+    def compare(self, path: Path, kind: FileType) -> dict[str, object]:
+        """Open a file in llama.cpp and compare. Raises WorkError if it differs; returns what was compared."""
+        with LlamaCpp(path, threads=1, exact=True) as engine:
+            for text in self.texts:
+                if engine.tokenize(text) != self.tokenizer.encode(text):
+                    raise WorkError(f"llama.cpp cuts {text!r} into other tokens than the model", where=path)
+            found: dict[str, object] = {"texts_with_equal_tokens": len(self.texts)}
+            if self.logprobs_V:
+                found |= self._compare_logprobs(engine, path, kind)
+        return found
+
+    def _compare_logprobs(self, engine: LlamaCpp, path: Path, kind: FileType) -> dict[str, object]:
+        worst, same_first = 0.0, 0
+        for prompt, logprobs_V in zip(self.prompts, self.logprobs_V, strict=True):
+            theirs = engine.next_logprobs(prompt, PROBED_TOKENS)
+            worst = max(worst, *(abs(value - float(logprobs_V[token])) for token, value in theirs.items()))
+            same_first += max(theirs, key=lambda token: theirs[token]) == int(logprobs_V.argmax())
+        if not worst <= TOLERANCE.get(kind, float("inf")):
+            what = f"llama.cpp computes other log-probabilities than the model, they differ by {worst:.3g}"
+            raise WorkError(what, where=path)
+        return {
+            "positions_compared": len(self.prompts),
+            "largest_difference_of_logprobs": round(worst, 5),
+            "positions_with_same_first_token": same_first,
+        }
+
+
+def probing_texts(tokenizer: Tokenizer) -> list[str]:
+    """Hard texts, and random tokens put together, so that new tokens meet each other and the old ones."""
+    rng = random.Random(0)
+    broken = "\N{REPLACEMENT CHARACTER}"  # what a byte that is no character by itself decodes to
+    whole = [i for i in range(tokenizer.size) if broken not in tokenizer.decode([i])]
+    joined = [tokenizer.decode(rng.choices(whole, k=rng.randint(1, 12))) for _ in range(PROBED_TEXTS)]
+    return [*HARD_TEXTS, *joined]
+
+
+def probing_prompts(tokenizer: Tokenizer) -> list[list[int]]:
+    """Beginnings of different lengths of texts in both languages, each after BOS."""
+    begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    ids = [tokenizer.encode(text) for text in HARD_TEXTS]
+    return [begin + ids[index][: 1 + 2 * index] for index in range(PROBED_POSITIONS)]
+
+
+@torch.no_grad()
+def next_logprobs(model: Path, prompts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+    """Natural log-probabilities of the token after each prompt, in float32, by `transformers`."""
+    network = load_model(model)
+    return [network(torch.tensor([prompt])).logits[0, -1].log_softmax(-1) for prompt in prompts]

@@ -1,0 +1,221 @@
+"""A model folder of the LLaMA family as one GGUF file: hyperparameters, tokens, and the tensors one by one.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Shapes: H heads, K half a head, C columns.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gguf import GGML_QUANT_VERSION, GGUFWriter, RopeScalingType
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
+
+from yayan.errors import UserError
+from yayan.model.folder import INPUT_END, OUTPUT_END, read_config
+from yayan.progress import Progress
+from yayan.tokenizer import Tokenizer
+from yayan.weights.gguf_tokens import read_tokenizer, write_tokens
+from yayan.weights.quantize import FILE_TYPES, BlockType, FileType, block_type, quantize_blocks, row_bytes
+from yayan.weights.stream import TensorSource, open_tensors
+
+OUTSIDE_LAYERS = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+INSIDE_LAYER = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+NEEDED_KEYS = (
+    "hidden_size",
+    "intermediate_size",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "rms_norm_eps",
+)
+ROPE_KEYS = {"rope_theta", "rope_type", "type", "factor", "original_max_position_embeddings"}
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """One tensor: where it is found, and what it becomes."""
+
+    source: str
+    name: str
+    shape: tuple[int, ...]
+    kind: BlockType
+
+    @property
+    def bytes(self) -> int:
+        return prod(self.shape[:-1]) * row_bytes(self.shape[-1], self.kind)
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """All that a GGUF file will hold; only headers were read to know it."""
+
+    config: dict[str, Any]
+    source: TensorSource
+    tensors: list[PlannedTensor]
+    tokenizer: Tokenizer
+    pieces: ModelProto
+    rows: int
+
+
+def write_gguf(model: Path, path: Path, file_type: FileType) -> dict[str, object]:
+    """Write a model folder as `path`, holding one tensor in memory; returns bytes, bits a weight, tensors a type.
+
+    Raises UserError as `plan_file` does, or if a weight does not fit the type.
+    """
+    plan = plan_file(model, file_type)
+    writer = GGUFWriter(path, "llama")
+    writer.add_name(model.resolve().name)
+    writer.add_file_type(FILE_TYPES[file_type])
+    writer.add_quantization_version(GGML_QUANT_VERSION)
+    write_hyperparameters(writer, plan.config)
+    write_tokens(writer, plan.tokenizer, plan.pieces, plan.rows)
+    for item in plan.tensors:
+        writer.add_tensor_info(item.name, item.shape, np.dtype(np.float32), item.bytes, raw_dtype=item.kind)
+    write_tensors(writer, plan)
+    weights = sum(prod(item.shape) for item in plan.tensors)
+    return {
+        "bytes": path.stat().st_size,
+        "bits_per_weight": round(8 * sum(item.bytes for item in plan.tensors) / weights, 3),
+        "tensors": dict(Counter(item.kind.name for item in plan.tensors)),
+    }
+
+
+def plan_file(model: Path, file_type: FileType) -> PlannedFile:
+    """Find out what a file will hold. Raises UserError unless the folder is a whole `llama` model that GGUF can say."""
+    config = read_config(model)
+    family = config["model_type"]
+    if family != "llama" or config.get("hidden_act", "silu") != "silu":
+        what = f"a model of type {family} cannot be written as GGUF so far"
+        raise UserError(what, where=model / "config.json", cure="models of type llama can")
+    missing = [key for key in NEEDED_KEYS if key not in config]
+    if missing:
+        what = f"the configuration has no {missing[0]}"
+        raise UserError(what, where=model / "config.json", cure="fetch or make the folder again")
+    rope_of(config)
+    source = open_tensors(model)
+    tensors = plan_tensors(source, config, file_type)
+    rows = source.shape(INPUT_END)[0]
+    tokenizer, pieces = read_tokenizer(model, rows)
+    return PlannedFile(config, source, tensors, tokenizer, pieces, rows)
+
+
+def plan_tensors(source: TensorSource, config: dict[str, Any], file_type: FileType) -> list[PlannedTensor]:
+    """Each tensor's name and type in the file. Tied ends have no output.weight: llama.cpp takes token_embd.weight."""
+    tied = bool(config.get("tie_word_embeddings"))
+    layers = config["num_hidden_layers"]
+    # a table that old checkpoints carry, and a second copy of the embedding, are left out
+    names = [name for name in source.names() if not name.endswith("rotary_emb.inv_freq")]
+    names = [name for name in names if not (tied and name == OUTPUT_END)]
+    refuse_missing(names, layers, tied=tied, where=source.folder)
+    tensors = []
+    for name in names:
+        shape, kind = source.shape(name), BlockType.F32
+        if len(shape) == 2:
+            grouped = heads_of(config)["attn_k"] != heads_of(config)["attn_q"]
+            kind = block_type(gguf_name(name), shape[1], file_type, layers, tied=tied, grouped=grouped)
+        tensors.append(PlannedTensor(name, gguf_name(name), shape, kind))
+    return tensors
+
+
+def refuse_missing(names: Iterable[str], layers: int, *, tied: bool, where: Path) -> None:
+    needed = [INPUT_END, "model.norm.weight"] if tied else [INPUT_END, "model.norm.weight", OUTPUT_END]
+    needed += [f"model.layers.{layer}.{module}.weight" for layer in range(layers) for module in INSIDE_LAYER]
+    missing = sorted(set(needed) - set(names))
+    if missing:
+        raise UserError(f"the model has no {missing[0]}", where=where, cure="fetch or make the folder again")
+
+
+def gguf_name(name: str) -> str:
+    """`model.layers.3.mlp.up_proj.weight` -> `blk.3.ffn_up.weight`."""
+    module, _, suffix = name.rpartition(".")
+    if module in OUTSIDE_LAYERS:
+        return f"{OUTSIDE_LAYERS[module]}.{suffix}"
+    found = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", module)
+    if found is None or found[2] not in INSIDE_LAYER:
+        raise UserError(f"GGUF has no place for the tensor {name}", cure="give a merged model of type llama")
+    return f"blk.{found[1]}.{INSIDE_LAYER[found[2]]}.{suffix}"
+
+
+def heads_of(config: dict[str, Any]) -> dict[str, int]:
+    """Number of heads of the two projections that RoPE turns."""
+    heads = config["num_attention_heads"]
+    return {"attn_q": heads, "attn_k": config.get("num_key_value_heads") or heads}
+
+
+def rope_of(config: dict[str, Any]) -> dict[str, Any]:
+    """RoPE's `rope_type`, `rope_theta` and the keys of its scaling, however the configuration writes them.
+
+    Raises UserError for a scaling that llama.cpp would compute otherwise than `transformers`.
+    """
+    older = {"rope_theta": config.get("rope_theta", 10000.0), **(config.get("rope_scaling") or {})}
+    rope = {"type": "default", **(config.get("rope_parameters") or older)}
+    kind = rope["rope_type"] = rope.get("rope_type", rope["type"])
+    unknown = sorted(rope.keys() - ROPE_KEYS)
+    if kind not in ("default", "linear", "yarn") or unknown:
+        what = " with ".join([f"RoPE of type {kind}", *unknown])
+        raise UserError(f"{what} cannot be written as GGUF so far", cure="default, linear and plain yarn can")
+    return rope
+
+
+def write_hyperparameters(writer: GGUFWriter, config: dict[str, Any]) -> None:
+    heads, rope = heads_of(config), rope_of(config)
+    head_width = config.get("head_dim") or config["hidden_size"] // heads["attn_q"]
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(heads["attn_q"])
+    writer.add_head_count_kv(heads["attn_k"])
+    writer.add_key_length(head_width)
+    writer.add_value_length(head_width)
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_dimension_count(head_width)
+    writer.add_rope_freq_base(rope["rope_theta"])
+    if rope["rope_type"] != "default":
+        writer.add_rope_scaling_type(RopeScalingType(rope["rope_type"]))
+        writer.add_rope_scaling_factor(rope["factor"])
+    if rope["rope_type"] == "yarn":
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+
+
+def write_tensors(writer: GGUFWriter, plan: PlannedFile) -> None:
+    """Write the file: header, metadata, then each tensor as it is read."""
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    heads = heads_of(plan.config)
+    with Progress(f"write {writer.path}", total=len(plan.tensors), unit="tensors") as bar:
+        for item in plan.tensors:
+            tensor = plan.source.read(item.source)
+            module = item.name.split(".")[-2]
+            if module in heads:
+                tensor = interleave_halves(tensor, heads[module])
+            matrix = tensor if tensor.dim() == 2 else tensor[None]
+            writer.write_tensor_data(quantize_blocks(matrix, item.kind))
+            bar.advance()
+    writer.close()
+
+
+def interleave_halves(tensor: torch.Tensor, heads: int) -> torch.Tensor:
+    """Rows of each head from the order of `transformers` (first halves, then second halves) to ggml's pairs.
+
+    RoPE of `transformers` turns row i of a head with row i + K, that of ggml's `llama` rows 2i and 2i + 1.
+    """
+    halves_H2KC = tensor.reshape(heads, 2, tensor.shape[0] // heads // 2, -1)
+    return halves_H2KC.transpose(1, 2).reshape(tensor.shape)

@@ -1,0 +1,204 @@
+"""Adapters into their base: W + s B A and trained token rows, one tensor in memory, proved before it is done."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from yayan.errors import UserError, WorkError
+from yayan.model.folder import (
+    GENERATION_FILE,
+    TEMPLATE_FILE,
+    TOKENIZER_FILES,
+    copy_files,
+    read_config,
+    write_json,
+)
+from yayan.progress import Progress
+from yayan.stage import InputPath, Stage
+from yayan.tokenizer import load_tokenizer
+from yayan.weights.adapter import Adapter, read_adapter
+from yayan.weights.stream import (
+    MAX_SHARD_BYTES,
+    TensorSource,
+    TensorSpec,
+    TensorWriter,
+    open_tensors,
+    totals,
+)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SAMPLED_ROWS = 8
+BLOCK_ROWS = 4096  # rows of an adapter that are converted at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merge(Stage):
+    """Merge adapters into their base model, tensor by tensor, and check the result."""
+
+    base: InputPath
+    """Model folder that the adapters were trained on."""
+    adapter: list[InputPath] = field(default_factory=list)
+    """Adapter folders in PEFT's format, added one after the other."""
+    dtype: Literal["keep", "float32", "bfloat16", "float16"] = "keep"
+    """Number format of the result (keep: that of the base); the sum is taken in float32 and rounded once."""
+
+    def check(self) -> None:
+        open_inputs(self.base, self.adapter)
+
+    def run(self, work: Path) -> dict[str, object]:
+        return merge_adapters(self.base, self.adapter, work, DTYPES.get(self.dtype))
+
+
+def open_inputs(base: Path, adapters: Iterable[Path]) -> tuple[dict, TensorSource, list[Adapter]]:
+    """Configuration and tensors of a base, and adapters that fit it. Raises UserError if one does not."""
+    config, source = read_config(base), open_tensors(base)
+    opened = []
+    for folder in adapters:
+        tied = bool(config.get("tie_word_embeddings"))
+        opened.append(read_adapter(folder, source.specs, tied=tied))
+        refuse_other_tokenizer(base, folder)
+    if not opened:
+        raise UserError("there is nothing to merge", cure="name at least one --adapter")
+    return config, source, opened
+
+
+def refuse_other_tokenizer(base: Path, adapter: Path) -> None:
+    """UserError if the adapter's folder holds a tokenizer that gives other ids than the base's."""
+    if (adapter / "tokenizer.json").is_file() and (base / "tokenizer.json").is_file():
+        theirs, ours = load_tokenizer(adapter), load_tokenizer(base)
+        if theirs.sha256 != ours.sha256:
+            what = f"the adapter has a tokenizer of {theirs.size} ids, the base another of {ours.size}"
+            raise UserError(what, where=adapter, cure="give the base that it was trained on")
+
+
+def merge_adapters(
+    base: Path,
+    adapters: Sequence[Path],
+    out: Path,
+    dtype: torch.dtype | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> dict[str, object]:
+    """Write the model folder `out`: the base with all adapters added in order, in `dtype` (None: as each tensor is).
+
+    Returns metrics. Raises UserError if base and adapters do not fit, WorkError if the result fails its checks.
+    """
+    config, source, opened = open_inputs(base, adapters)
+    plan = {name: TensorSpec(spec.shape, dtype or spec.dtype) for name, spec in source.specs.items()}
+    with (
+        TensorWriter(out, plan, max_shard_bytes) as writer,
+        Progress("merge", total=writer.bytes / 1e6, unit="MB") as bar,
+    ):
+        for name, spec in plan.items():
+            # one expression: a name would keep this tensor while the next one is made
+            writer.add(name, finite(name, merge_tensor(name, source.read(name), opened, spec.dtype)))
+            bar.advance(spec.bytes / 1e6)
+    changed = sorted(set().union(*(adapter.targets for adapter in opened)))
+    rows, largest_error = recompute_rows(source, opened, open_tensors(out), changed)
+    copy_small_files(base, adapters, config, out, dtype)
+    return totals(plan) | {
+        "tensors_merged": len(changed),
+        "adapters": len(opened),
+        "token_rows": sum(len(ids) for adapter in opened for _, ids in adapter.rows.values()),
+        "rows_recomputed": rows,
+        "largest_error": largest_error,
+    }
+
+
+def merge_tensor(
+    name: str, weight: torch.Tensor, adapters: Sequence[Adapter], dtype: torch.dtype
+) -> torch.Tensor:
+    """One tensor of the base with all adapters added, in `dtype`.
+
+    Low-rank products are added in float32 and rounded once, at the end; rows are taken as they are. Bit for bit what
+    PEFT's `merge_and_unload` gives in float32.
+    """
+    if not any(name in adapter.targets for adapter in adapters):
+        return weight.to(dtype)
+    low_rank = any(name in adapter.pairs for adapter in adapters)
+    merged = weight.to(torch.float32 if low_rank else dtype, copy=True)  # the source is a mapped file
+    for adapter in adapters:
+        if name in adapter.pairs:
+            a_RI, b_OR, scale = adapter.pair(name)
+            merged += (b_OR.float() @ a_RI.float()).mul_(scale)
+        if name in adapter.rows:
+            key, ids = adapter.rows[name]
+            values = adapter.tensors.read(key)
+            for some_ids, some_values in zip(ids.split(BLOCK_ROWS), values.split(BLOCK_ROWS), strict=True):
+                merged[some_ids] = some_values.to(merged.dtype)
+    return merged.to(dtype)
+
+
+def finite(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor itself. WorkError if it holds NaN or infinity: its extremes show both, and need no memory."""
+    low, high = torch.aminmax(tensor)
+    if not (low.isfinite() and high.isfinite()):
+        cure = "check base and adapters, or choose --dtype bfloat16 if float16 overflows"
+        raise WorkError("the merged tensor holds NaN or infinity", where=name, cure=cure)
+    return tensor
+
+
+def recompute_rows(
+    base: TensorSource, adapters: Sequence[Adapter], merged: TensorSource, names: Iterable[str]
+) -> tuple[int, float]:
+    """Recompute rows of the named tensors in float64 from the inputs and compare them with what is on the disk.
+
+    The rows are drawn from a seeded generator, half of them among trained token rows where there are any. Returns how
+    many rows were compared and the largest deviation, relative to its bound: one rounding to the tensor's dtype and the
+    float32 error of a sum of r products. Raises WorkError if the deviation exceeds the bound.
+    """
+    generator = torch.Generator().manual_seed(0)
+    count, largest = 0, 0.0
+    for name in names:
+        ids = torch.randint(base.shape(name)[0], (SAMPLED_ROWS,), generator=generator)
+        for adapter in adapters:
+            if name in adapter.rows and len(trained := adapter.rows[name][1]):
+                picks = torch.randint(len(trained), (SAMPLED_ROWS,), generator=generator)
+                ids = torch.cat([ids, trained[picks]])
+        wanted, bound = expected_rows(name, ids, base, adapters)
+        limits = torch.finfo(merged.dtype(name))
+        bound += wanted.abs() * limits.eps + limits.smallest_normal
+        error = ((merged.read(name)[ids].double() - wanted).abs() / bound).max().item()
+        if not error <= 1:
+            what = "the merged weights on the disk are not those of base and adapters"
+            raise WorkError(what, where=name, cure="check the disk and run the command again")
+        count, largest = count + len(ids), max(largest, error)
+    return count, largest
+
+
+def expected_rows(
+    name: str, ids: torch.Tensor, base: TensorSource, adapters: Sequence[Adapter]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows `ids` of the merged tensor in float64, and what float32 arithmetic may add to their error."""
+    wanted = base.read(name)[ids].double()
+    bound = wanted.abs() * torch.finfo(torch.float32).eps
+    for adapter in adapters:
+        if name in adapter.pairs:
+            a_RI, b_OR, scale = adapter.pair(name)
+            a_RI, b_KR = a_RI.double(), b_OR[ids].double()
+            wanted += scale * (b_KR @ a_RI)
+            magnitude = abs(scale) * (b_KR.abs() @ a_RI.abs()) + wanted.abs()
+            bound += magnitude * (a_RI.shape[0] + 2) * torch.finfo(torch.float32).eps
+        if name in adapter.rows:
+            key, trained = adapter.rows[name]
+            values = adapter.tensors.read(key)
+            places = {row: place for place, row in enumerate(trained.tolist())}
+            for k, row in enumerate(ids.tolist()):
+                if row in places:
+                    wanted[k] = values[places[row]].double()
+    return wanted, bound
+
+
+def copy_small_files(
+    base: Path, adapters: Iterable[Path], config: dict, out: Path, dtype: torch.dtype | None
+) -> None:
+    """Configuration, tokenizer and generation settings of the base; the template of the last adapter that has one."""
+    if dtype is not None:
+        config = {key: value for key, value in config.items() if key != "torch_dtype"}
+        config["dtype"] = str(dtype).removeprefix("torch.")
+    write_json(out / "config.json", config)
+    copy_files(base, out, (*TOKENIZER_FILES, GENERATION_FILE))
+    for adapter in adapters:
+        copy_files(adapter, out, [TEMPLATE_FILE])
