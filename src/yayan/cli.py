@@ -36,7 +36,7 @@ INTERRUPTED = 130
 def make_app() -> App:
     """The one parser of flags and of recipe keys."""
     settings: dict[str, Any] = {
-        "default_parameter": Parameter(negative_iterable=()),
+        "default_parameter": Parameter(negative_iterable=(), consume_multiple=True),
         "result_action": "return_value",
         "help_format": "plaintext",
     }

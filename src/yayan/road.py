@@ -78,7 +78,6 @@ def walk(stages: dict[str, Stage], *, again: bool) -> dict[str, dict]:
         def say(line: str, mark: str = mark) -> None:
             print(mark + line.partition(": ")[2], file=sys.stderr, flush=True)
 
-        say(": begins")
         records[step] = execute(stage, say)
     return records
 

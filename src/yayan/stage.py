@@ -180,6 +180,7 @@ def execute(stage: Stage, say: Callable[[str], None] | None = None) -> dict:
     refuse_output_on_input(resolved)
     resolved.check()
     with partial_folder(stage.out, question) as work:
+        tell(f"{verb}: begins")
         started, clock = datetime.now(UTC), time.monotonic()
         with sentence_for_a_full_disk(stage.out):
             metrics = resolved.run(work)

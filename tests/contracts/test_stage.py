@@ -148,7 +148,7 @@ def test_a_full_disk_is_a_sentence_and_the_same_call_goes_on(copy: Copy) -> None
 
 def test_a_killed_run_leaves_no_output_and_the_same_call_goes_on(copy: Copy) -> None:
     endless = Endless(**vars(copy))
-    child = multiprocessing.get_context("fork").Process(target=execute, args=(endless, quietly))
+    child = multiprocessing.get_context("spawn").Process(target=execute, args=(endless, quietly))
     child.start()
     wait_for(partial(copy) / "copy.txt")
     with pytest.raises(UserError, match="another run"):
@@ -191,7 +191,7 @@ def test_a_stage_is_frozen_and_keyword_only(copy: Copy) -> None:
         Copy(Path("out"), Path("text"))  # type: ignore[misc]
 
 
-def wait_for(path: Path, seconds: float = 10) -> None:
+def wait_for(path: Path, seconds: float = 60) -> None:
     for _ in range(round(seconds / 0.01)):
         if path.exists():
             return

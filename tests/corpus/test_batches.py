@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from yayan.corpus.batches import IGNORED, Batch, Mixture, Source
-from yayan.corpus.plan import best_fit, cut, make_plan
+from yayan.corpus.plan import best_fit, cut_documents, make_plan
 from yayan.corpus.shards import Shards
 from yayan.errors import UserError
 
@@ -137,20 +137,26 @@ def test_an_over_long_chat_keeps_its_answers() -> None:
     assert not others
     assert ids.tolist() == list(range(69, 99))
     assert targets.tolist() == [IGNORED] * 20 + list(range(90, 100))
-    mask[10:12] = 1  # an earlier answer: its piece comes back, the one between them does not
+    mask[10:12] = 1  # an earlier answer has all that stands before it
     mixture = mix([make_shards([100], mask)], [1], 30, batch=1)
-    learned = [[t for t in row[1].tolist() if t != IGNORED] for row in epoch_of(mixture)]
-    assert sorted(learned) == [[10, 11], list(range(90, 100))]
-    assert mixture.describe()[0]["context_dropped"] == 60
+    rows = sorted((row[0].tolist(), row[1].tolist()) for row in epoch_of(mixture))
+    assert rows[0][0] == [*range(11), *[PAD] * 19]
+    assert rows[0][1] == [IGNORED] * 9 + [10, 11] + [IGNORED] * 19
+    assert rows[1:] == [(ids.tolist(), targets.tolist())]
+    assert mixture.describe()[0]["context_dropped"] == 99 - 11 - 30
 
 
 @pytest.mark.parametrize("shares", [[0.8, 0.2], [3, 1, 1], [1, 1000]])
 def test_a_mixture_keeps_the_shares_of_tokens(shares: list[float]) -> None:
     shards = [make_shards([5 + i, 40, 9, 17 * (i + 1)]) for i in range(len(shares))]
     mixture = mix(shards, shares, 32, batch=3)
-    for _, state in islice(mixture.batches(), 400):
-        wanted = np.array(shares) / sum(shares) * sum(state["tokens"])
-        assert np.abs(wanted - state["tokens"]).max() <= 32 * len(shares)
+    for i, item in enumerate(shards):
+        item.ids[:] = i
+    given = np.zeros(len(shards))
+    for batch, state in islice(mixture.batches(), 400):
+        given += [np.count_nonzero(batch.ids == i) for i in range(len(shards))]
+        assert state["tokens"] == given.tolist()
+        assert np.abs(np.array(shares) / sum(shares) * given.sum() - given).max() <= 32 * len(shares)
 
 
 SIZES = st.integers(1, 20).flatmap(
@@ -185,11 +191,11 @@ def test_a_million_documents_are_planned_in_seconds() -> None:
     assert plan.continued_documents == np.count_nonzero(lengths > 513)
 
 
-def test_a_document_is_cut_from_its_end() -> None:
-    start, size, continued = cut(np.array([1, 4, 9, 5]), 4)
-    assert start.tolist() == [1, 5, 9, 14]
-    assert size.tolist() == [3, 4, 4, 4]
-    assert continued.tolist() == [False, True, True, False]
+def test_a_long_document_is_continued() -> None:
+    lengths = np.array([1, 4, 9, 5, 6])
+    start, size = cut_documents(np.cumsum(lengths) - lengths, lengths, 4)
+    assert start.tolist() == [1, 5, 9, 14, 19, 23]
+    assert size.tolist() == [3, 4, 4, 4, 4, 1]
 
 
 def test_changing_one_document_changes_no_logit_of_another() -> None:

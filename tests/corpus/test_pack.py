@@ -101,12 +101,12 @@ def test_many_ids_need_four_bytes(tmp_path: Path) -> None:
 
 def test_chats_stand_as_the_template_writes_them(tmp_path: Path, tokenizer: Path) -> None:
     alpaca = {"instruction": "a", "input": "b", "output": "c"}
-    rows = [chat("你好", "世界"), chat("a"), chat("a", " "), alpaca]
-    chats = [write(tmp_path / "a.jsonl", *rows)]
+    chats = [write(tmp_path / "a.jsonl", chat("你好", "世界"), chat("a"), chat("a", " "), alpaca)]
     record = execute(Pack(tokenizer=tokenizer, chats=chats, out=tmp_path / "out"))
     cut = load_tokenizer(tokenizer)
     shards = Shards.open(tmp_path / "out", tokenizer=cut.sha256)
-    wanted = [encode_chat(cut, turns["messages"], LLAMA2_TEMPLATE) for turns in (rows[0], chat("a\nb", "c"))]
+    kept = (chat("你好", "世界"), chat("a\nb", "c"))
+    wanted = [encode_chat(cut, turns["messages"], LLAMA2_TEMPLATE) for turns in kept]
     assert documents_of(shards) == [ids for ids, _ in wanted]
     assert shards.mask is not None
     assert shards.mask.tolist() == [flag for _, mask in wanted for flag in mask]

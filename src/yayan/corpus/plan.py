@@ -1,9 +1,9 @@
 """Which tokens stand in which sequence: documents cut into pieces, pieces best-fit packed.
 
 Legend: D documents, P pieces, S sequences, T positions of a sequence. A document of n + 1 tokens fills n positions: at
-each stands a token, and the target is the next one. A document that is longer than T is cut from its end into pieces of
-T positions, the first one shorter; the token on the border is the last target of one piece and, as context only,
-the first token of the next. So every token is a target once, except a document's first.
+each stands a token, and the target is the next one. A document that is longer than T is cut into pieces: the token on
+the border is the last target of one piece and, as context only, the first token of the next. So every token is a target
+once, except a document's first. An over-long chat is cut so that each answer has before it as much as fits.
 """
 
 from bisect import bisect_left, insort
@@ -20,7 +20,7 @@ class Plan:
     size: np.ndarray  # [P] int64, positions of the piece, 1..T
     first: np.ndarray  # [S + 1] int64
     continued_documents: int  # longer than a sequence
-    context_dropped: int  # positions in pieces of over-long chats that hold no target, left out
+    context_dropped: int  # positions of over-long chats that are left out; none of them has a target
 
     @property
     def sequences(self) -> int:
@@ -35,37 +35,53 @@ class Plan:
 def make_plan(lengths: np.ndarray, mask: np.ndarray | None, sequence_length: int, seed: list[int]) -> Plan:
     """Plan an epoch over documents of `lengths` [D] tokens. Pure: the same arguments give the same plan.
 
-    `mask` [N] (chats): pieces of an over-long chat that hold no target are left out; so an answer stays, with as much
-    of the end of its prompt as the sequence has room for. A document of one token has no target and no place.
+    `mask` [N] (chats): 1 where a token is a target. A document of one token has no target and no place.
     """
-    start_P, size_P, continued_P = cut(lengths, sequence_length)
-    continued_documents = int(np.count_nonzero(lengths - 1 > sequence_length))
-    context_dropped = 0
-    if mask is not None:
-        kept_P = np.ones(len(start_P), bool)
-        for p in np.flatnonzero(continued_P):
-            kept_P[p] = mask[start_P[p] + 1 : start_P[p] + size_P[p] + 1].any()
-        context_dropped = int(size_P[~kept_P].sum())
-        start_P, size_P = start_P[kept_P], size_P[kept_P]
+    offset_D = np.cumsum(lengths) - lengths
+    long_D = lengths - 1 > sequence_length
+    if mask is None:
+        start_P, size_P = cut_documents(offset_D, lengths, sequence_length)
+    else:
+        whole = cut_documents(offset_D[~long_D], lengths[~long_D], sequence_length)
+        spans = zip(offset_D[long_D], lengths[long_D], strict=True)
+        parts = [
+            cut_chat(offset, mask[offset : offset + length], sequence_length) for offset, length in spans
+        ]
+        start_P, size_P = (np.concatenate(arrays) for arrays in zip(whole, *parts, strict=True))
+    context_dropped = int((lengths - 1).sum() - size_P.sum())
     shuffled_P = np.random.default_rng(seed).permutation(len(size_P))
     start_P, size_P = start_P[shuffled_P], size_P[shuffled_P]
     bin_P = best_fit(size_P, sequence_length)
     by_bin_P = np.argsort(bin_P, kind="stable")
     first = np.concatenate([[0], np.cumsum(np.bincount(bin_P))])
-    return Plan(start_P[by_bin_P], size_P[by_bin_P], first, continued_documents, context_dropped)
+    return Plan(start_P[by_bin_P], size_P[by_bin_P], first, int(long_D.sum()), context_dropped)
 
 
-def cut(lengths: np.ndarray, sequence_length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lengths in tokens [D] -> of each piece [P] the first token, the positions, whether its document has others."""
-    positions_D = lengths - 1
+def cut_documents(
+    offset_D: np.ndarray, lengths_D: np.ndarray, sequence_length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """First token [P] and positions [P] of the pieces of documents: all positions, the last piece the shorter one."""
+    positions_D = lengths_D - 1
     pieces_D = -(-positions_D // sequence_length)
-    document_P = np.repeat(np.arange(len(lengths)), pieces_D)
-    number_P = np.arange(len(document_P)) - np.repeat(np.cumsum(pieces_D) - pieces_D, pieces_D)
-    short_P = (positions_D - (pieces_D - 1) * sequence_length)[document_P]
-    inside_P = np.where(number_P == 0, 0, short_P + (number_P - 1) * sequence_length)
-    start_P = (np.cumsum(lengths) - lengths)[document_P] + inside_P
-    size_P = np.where(number_P == 0, short_P, sequence_length)
-    return start_P, size_P, (pieces_D > 1)[document_P]
+    document_P = np.repeat(np.arange(len(lengths_D)), pieces_D)
+    before_P = np.arange(len(document_P)) - np.repeat(np.cumsum(pieces_D) - pieces_D, pieces_D)
+    inside_P = before_P * sequence_length
+    return offset_D[document_P] + inside_P, np.minimum(positions_D[document_P] - inside_P, sequence_length)
+
+
+def cut_chat(offset: int, mask_N: np.ndarray, sequence_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """First token [P] and positions [P] of the pieces of one over-long chat; its own first token is the `offset`-th.
+
+    From the end: a piece ends with the last target that is not in one yet, and begins as far before it as fits.
+    """
+    targets = np.flatnonzero(mask_N[1:]) + 1
+    pieces = []
+    while len(targets):
+        start = max(int(targets[-1]) - sequence_length, 0)
+        pieces.append((offset + start, int(targets[-1]) - start))
+        targets = targets[targets <= start]
+    starts_and_sizes = np.array(pieces, np.int64).reshape(-1, 2)
+    return starts_and_sizes[:, 0], starts_and_sizes[:, 1]
 
 
 def best_fit(sizes: np.ndarray, capacity: int) -> np.ndarray:

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from yayan import lineage
 from yayan.errors import UserError
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
@@ -59,6 +60,19 @@ def read_config(folder: Path) -> dict:
     if config.get("quantization_config"):
         raise UserError("this model is quantised", where=folder, cure="take the one that it was made from")
     return config
+
+
+def old_rows(model: Path) -> int | None:
+    """Rows that a model had before it was grown, as its record tells; None if not known."""
+    record = lineage.read(model)
+    found = record["metrics"].get("old_rows") if record else None
+    return None if found is None else int(found)
+
+
+def inherited(model: Path) -> dict[str, object]:
+    """What the record of a model made from another keeps of it: which rows are new."""
+    rows = old_rows(model)
+    return {} if rows is None else {"old_rows": rows}
 
 
 def copy_files(source: Path, target: Path, names: Iterable[str]) -> None:

@@ -8,12 +8,18 @@ from typing import Literal
 import torch
 from peft import LoraConfig
 
-from yayan import lineage
 from yayan.corpus.batches import Mixture, Shards
 from yayan.errors import UserError
 from yayan.model.adapters import add_lora, lora_config, save_adapter
 from yayan.model.ends import Rows, TwoEnds, first_trained_row
-from yayan.model.folder import GENERATION_FILE, TEMPLATE_FILE, TOKENIZER_FILES, copy_files
+from yayan.model.folder import (
+    GENERATION_FILE,
+    TEMPLATE_FILE,
+    TOKENIZER_FILES,
+    copy_files,
+    inherited,
+    old_rows,
+)
 from yayan.model.load import load_model, read_config
 from yayan.stage import InputPath, Stage
 from yayan.tokenizer import load_tokenizer
@@ -107,7 +113,7 @@ class Training(Stage):
         for folder in self.shards:
             copy_files(folder, work, [TEMPLATE_FILE])
         shutil.rmtree(work / "checkpoints")
-        return counts | metrics | sizes | {"data": mixture.describe()} | carried(self.model)
+        return counts | metrics | sizes | {"data": mixture.describe()} | inherited(self.model)
 
 
 def check_options(options: Training) -> None:
@@ -131,19 +137,6 @@ def check_options(options: Training) -> None:
     if options.share and len(options.share) != len(options.shards):
         what = f"{len(options.share)} shares for {len(options.shards)} shards folders"
         raise UserError(what, where="share", cure="give one share for each")
-
-
-def old_rows(model: Path) -> int | None:
-    """Rows that a model had before it was grown, as its record or that of its base tells; None if not known."""
-    record = lineage.read(model)
-    found = record["metrics"].get("old_rows") if record else None
-    return None if found is None else int(found)
-
-
-def carried(model: Path) -> dict[str, int]:
-    """What a trained model inherits from its base besides the weights: which rows are new."""
-    rows = old_rows(model)
-    return {} if rows is None else {"old_rows": rows}
 
 
 def build(options: Training) -> tuple[TwoEnds, dict[str, Group], LoraConfig | None]:

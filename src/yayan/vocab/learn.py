@@ -33,7 +33,7 @@ class Vocab(Stage):
     """Tokenizer or model folder (or tokenizer.model) to continue; without it a new tokenizer is learnt."""
     corpus: list[InputPath]
     """Files or folders of documents to learn from."""
-    text_field: str = "text"
+    field: str = "text"
     """Name of the text in a .jsonl object."""
     size: int
     """Ids of the finished tokenizer, those of the base included."""
@@ -77,7 +77,7 @@ class Vocab(Stage):
         return {"asked_size": self.size} | describe(tokenizer, proto, base, survey)
 
     def texts(self) -> Iterator[str]:
-        return (document.text for document in documents(self.corpus, self.text_field))
+        return (document.text for document in documents(self.corpus, self.field))
 
 
 @dataclass

@@ -13,6 +13,7 @@ from yayan.model.folder import (
     TEMPLATE_FILE,
     TOKENIZER_FILES,
     copy_files,
+    inherited,
     read_config,
     write_json,
 )
@@ -104,6 +105,7 @@ def merge_adapters(
         "token_rows": sum(len(ids) for adapter in opened for _, ids in adapter.rows.values()),
         "rows_recomputed": rows,
         "largest_error": largest_error,
+        **inherited(base),
     }
 
 

@@ -1,0 +1,105 @@
+"""Pictures of the report as SVG that stands inside the page and takes its colours, light or dark, from the page."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from io import StringIO
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+INK = "#010203"  # becomes the page's text colour
+SERIES = ("#a10001", "#a10002", "#a10003", "#a10004")  # become the page's --series-1 .. --series-4
+STYLE: Any = {
+    "svg.fonttype": "none",  # text stays text, in the reader's own fonts
+    "svg.hashsalt": "yayan",  # the same data gives the same bytes
+    "font.family": "sans-serif",
+    "font.size": 9.5,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 10,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+LINES = (*SERIES[1:], SERIES[0])  # the page's accent first: the first of the bars is the quiet one, "before"
+SMOOTHED_SHARE = 40  # the smoothed loss is a mean over a 40th of the steps
+
+
+def svg_of(figure: Figure) -> str:
+    """A figure as an `<svg>` element with the page's colours."""
+    stream = StringIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser draws the text, not matplotlib
+        nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        figure.savefig(stream, format="svg", transparent=True, bbox_inches="tight", metadata=nothing)
+    svg = stream.getvalue()
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    for number, colour in enumerate(SERIES, 1):
+        svg = svg.replace(colour, f"var(--series-{number})")
+    return svg
+
+
+def draw_bars(groups: Mapping[str, Sequence[tuple[str, float, list[float] | None]]], unit: str) -> str:
+    """Horizontal bars in groups: {group: [(label, value, 95 % interval or None)]}, the interval as a whisker."""
+    rows = sum(map(len, groups.values())) + len(groups) - 1
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 0.5 + 0.3 * rows))
+        axes = figure.subplots()
+        place, ticks, labels = 0.0, [], []
+        for group, bars in groups.items():
+            for number, (label, value, interval) in enumerate(bars):
+                axes.barh(place, value, height=0.72, color=SERIES[min(number, len(SERIES) - 1)])
+                if interval:
+                    axes.plot(interval, [place, place], color=INK, linewidth=1.2, marker="|", markersize=6)
+                end = max(value, *(interval or [value]))
+                axes.annotate(f"{value:.2f}", (end, place), (5, 0), textcoords="offset points", va="center")
+                ticks.append(place)
+                labels.append(f"{group}  {label}")
+                place += 1
+            place += 0.6
+        axes.set_yticks(ticks, labels)
+        axes.tick_params(axis="y", length=0)
+        axes.invert_yaxis()
+        axes.set_xlim(left=0)
+        axes.margins(x=0.12)
+        axes.set_xlabel(unit)
+        return svg_of(figure)
+
+
+def draw_training(lines: Sequence[dict]) -> str:
+    """The loss of a training by step, and beside it held-out bits per byte where they were measured."""
+    held = [line for line in lines if line.get("bits_per_byte")]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 2.4))
+        panels = figure.subplots(1, 2 if held else 1, squeeze=False)[0]
+        draw_loss(panels[0], [line for line in lines if "loss" in line])
+        if held:
+            names = held[0]["bits_per_byte"]
+            for colour, name in zip(LINES * len(names), names, strict=False):
+                values = [line["bits_per_byte"][name] for line in held]
+                panels[1].plot([line["step"] for line in held], values, color=colour, marker=".", label=name)
+            panels[1].set_title("held-out bits per byte")
+            panels[1].set_xlabel("step")
+            panels[1].legend()
+        figure.tight_layout(w_pad=2)
+        return svg_of(figure)
+
+
+def draw_loss(axes: Axes, lines: Sequence[dict]) -> None:
+    """Each step faintly, a running mean on top."""
+    steps, losses = [line["step"] for line in lines], [line["loss"] for line in lines]
+    width = max(len(losses) // SMOOTHED_SHARE, 1)
+    recent = [losses[max(end - width, 0) : end] for end in range(1, len(losses) + 1)]
+    means = [sum(values) / len(values) for values in recent]
+    if width > 1:
+        axes.plot(steps, losses, color=LINES[0], alpha=0.3, linewidth=0.7)
+    axes.plot(steps, means, color=LINES[0])
+    axes.set_title("loss, nats a token")
+    axes.set_xlabel("step")

@@ -1,0 +1,53 @@
+"""A model folder opened for scoring: its tokenizer, the two halves of its network, and how far it sees."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from yayan.errors import UserError, WorkError
+from yayan.model.load import load_model, read_config
+from yayan.model.score import Body, Head, body_and_head
+from yayan.tokenizer import Tokenizer, load_tokenizer
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Ready to score in float32; `context` is the number of positions of one row."""
+
+    tokenizer: Tokenizer
+    body: Body
+    head: Head
+    context: int
+    model: Path
+
+    def refuse_nonsense(self, nats: Iterable[float]) -> None:
+        """WorkError if a likelihood is no finite number: there is nothing to compare then, and nothing to guess."""
+        if not all(map(math.isfinite, nats)):
+            cure = "look for infinite or missing weights in it"
+            raise WorkError("the model gives likelihoods that are no numbers", where=self.model, cure=cure)
+
+
+def context_of(model: Path, asked: int | None = None) -> int:
+    """Positions to use: what was asked for, else all that the model has; UserError if it has fewer."""
+    own = int(read_config(model)["max_position_embeddings"])
+    if asked is not None and not 1 <= asked <= own:
+        raise UserError(f"a context of {asked}", where=model, cure=f"the model has positions 1 to {own}")
+    return asked or own
+
+
+def open_scorer(model: Path, context: int | None = None) -> Scorer:
+    """Open a model folder, dropout off."""
+    tokenizer = load_tokenizer(model)
+    network = load_model(model).eval()
+    rows = network.get_input_embeddings().num_embeddings
+    if tokenizer.size > rows:
+        what = f"the tokenizer has {tokenizer.size} tokens, the model only {rows} rows"
+        raise UserError(what, where=model, cure="grow the model, or take its own tokenizer")
+    body, head = body_and_head(network)
+    return Scorer(tokenizer, body, head, context_of(model, context), model)
+
+
+def first_token(tokenizer: Tokenizer) -> int:
+    """What stands before a text's first token: BOS, and EOS for the families that have no BOS (GPT-2, Qwen)."""
+    return tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id

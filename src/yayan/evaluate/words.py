@@ -1,0 +1,121 @@
+"""What a step's record (`yayan.json`) says, in one clause: for the end of a run and for the report."""
+
+from collections.abc import Callable
+
+Metrics = dict
+
+
+def megabytes(size: float) -> str:
+    """`8.1 MB` (10^6 bytes), from 1,000 MB on `1.2 GB`."""
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
+
+
+def millions(count: float) -> str:
+    return f"{count / 1e6:,.1f} M"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 question`, `24 questions`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def percent(share: float) -> str:
+    return f"{share:.1%}".replace("%", " %")
+
+
+def span(interval: list[float] | None, form: Callable[[float], str]) -> str:
+    """`2.10 to 2.31`, or a dash where there is no interval."""
+    return f"{form(interval[0])} to {form(interval[1])}" if interval else "–"
+
+
+def two(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def describe(record: dict) -> str:
+    """What came of a step. A record that lacks a figure, or whose verb is not known here, lists its plain numbers."""
+    metrics = record["metrics"]
+    try:
+        return CLAUSES[record["stage"]](metrics)
+    except KeyError:
+        plain = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+        return ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in plain.items()) or "done"
+
+
+def vocab(m: Metrics) -> str:
+    if not m["base_size"]:
+        return f"{m['size']:,} tokens, {m['tokens_per_character_after']:.2f} a character"
+    before, after = m["tokens_per_character_before"], m["tokens_per_character_after"]
+    return (
+        f"{m['new_pieces']:,} new tokens, {m['size']:,} in all; {before:.2f} → {after:.2f} tokens a character"
+    )
+
+
+def grow(m: Metrics) -> str:
+    if not m["old_rows"]:
+        return f"a new model of {millions(m['parameters'])} parameters, random"
+    return f"{m['rows_added']:,} new rows at each end, {millions(m['parameters'])} parameters"
+
+
+def pack(m: Metrics) -> str:
+    dropped = sum(m["dropped"].values())
+    lost = f", {dropped:,} dropped" if dropped else ""
+    learned = f", {m['targets']:,} of them learned" if m["kind"] == "chats" else ""
+    return f"{m['documents']:,} {m['kind']}, {m['tokens']:,} tokens{learned}{lost}"
+
+
+def train(m: Metrics) -> str:
+    text = f"loss {m['loss_first']:.2f} → {m['loss_last']:.2f} over {m['tokens']:,} tokens"
+    before, after = m.get("bits_per_byte_before", {}), m.get("bits_per_byte_after", {})
+    held = [f"{name} {before[name]:.2f} → {after[name]:.2f}" for name in before]
+    return text + (f"; held-out bits per byte {', '.join(held)}" if held else "")
+
+
+def merge(m: Metrics) -> str:
+    return (
+        f"{m['tensors_merged']:,} matrices and {m['token_rows']:,} token rows merged, {megabytes(m['bytes'])}"
+    )
+
+
+def gguf(m: Metrics) -> str:
+    return ", ".join(f"{gguf_type(name)} {megabytes(file['bytes'])}" for name, file in m["files"].items())
+
+
+def gguf_type(name: str) -> str:
+    """`Q4_K_M` of `my-model-Q4_K_M.gguf`."""
+    return name.removesuffix(".gguf").rpartition("-")[2]
+
+
+def bits(m: Metrics) -> str:
+    return "bits per byte: " + ", ".join(
+        f"{name} {text['bits_per_byte']:.2f} ({span(text['interval'], two)})"
+        for name, text in m["texts"].items()
+    )
+
+
+def ceval(m: Metrics) -> str:
+    share = f"{m['right']} of {m['asked']} right, {percent(m['accuracy'])} ({span(m['interval'], percent)})"
+    return f"{share}, chance is {percent(m['chance'])}"
+
+
+def samples(m: Metrics) -> str:
+    return f"{counted(m['answers'], 'answer')}, {m['tokens_per_second']:.0f} tokens/s"
+
+
+def report(m: Metrics) -> str:
+    return f"a page on {counted(m['steps'], 'step')}"
+
+
+CLAUSES: dict[str, Callable[[Metrics], str]] = {
+    "vocab": vocab,
+    "grow": grow,
+    "pack": pack,
+    "pretrain": train,
+    "sft": train,
+    "merge": merge,
+    "gguf": gguf,
+    "eval bits": bits,
+    "eval ceval": ceval,
+    "eval samples": samples,
+    "eval report": report,
+}

@@ -1,0 +1,138 @@
+"""Bits per byte against the model's own loss, and what stands in the results."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models
+from transformers import LlamaForCausalLM
+
+from yayan.errors import UserError, WorkError
+from yayan.evaluate.bits import EvalBits, read_texts, unknown_id
+from yayan.evaluate.intervals import bootstrap_ratio, wilson
+from yayan.stage import execute
+
+TEXTS = ["the cat sat on the mat", "请选出其中的正确答案。", "", "a 🐈 sat"]
+
+
+@pytest.fixture
+def held_out(tmp_path: Path) -> Path:
+    path = tmp_path / "held-out.jsonl"
+    path.write_text("".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in TEXTS))
+    return path
+
+
+def own_loss(folder: Path, text: str) -> tuple[float, int]:
+    """Nats and tokens of a text by transformers' own loss over [BOS, text], in float64."""
+    ids = [0, *Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids]
+    network = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    ids_BT = torch.tensor([ids])
+    with torch.no_grad():
+        return network(input_ids=ids_BT, labels=ids_BT).loss.item() * (len(ids) - 1), len(ids) - 1
+
+
+def test_bits_per_byte_is_the_models_own_loss(model_folder: Path, held_out: Path, tmp_path: Path) -> None:
+    record = execute(EvalBits(out=tmp_path / "bits", model=model_folder, text={"mixed": held_out}))
+    row = record["metrics"]["texts"]["mixed"]
+    texts = [text for text in TEXTS if text]
+    losses = [own_loss(model_folder, text) for text in texts]
+    nats, tokens = sum(nats for nats, _ in losses), sum(tokens for _, tokens in losses)
+    size, characters = sum(len(text.encode()) for text in texts), sum(map(len, texts))
+    assert row["bits_per_byte"] == pytest.approx(nats / math.log(2) / size, rel=1e-6)
+    assert row["bits_per_character"] == pytest.approx(nats / math.log(2) / characters, rel=1e-6)
+    assert row["perplexity_per_token"] == pytest.approx(math.exp(nats / tokens), rel=1e-5)
+    assert row["tokens_per_character"] == pytest.approx(tokens / characters)
+    assert (row["documents"], row["bytes"], row["tokens"], row["complete"]) == (3, size, tokens, True)
+    assert row["interval"][0] < row["bits_per_byte"] < row["interval"][1]
+
+
+def test_results_hold_every_document(model_folder: Path, held_out: Path, tmp_path: Path) -> None:
+    record = execute(EvalBits(out=tmp_path / "bits", model=model_folder, text={"a": held_out}, context=9))
+    results = json.loads((tmp_path / "bits" / "results.json").read_text())
+    assert (results["task"], results["protocol"], results["protocol_version"]) == (
+        "bits",
+        "sliding-window",
+        1,
+    )
+    assert results["model"]["sha256"] == record["inputs"]["model"]["sha256"]
+    assert results["context"] == 9
+    items = results["texts"]["a"].pop("items")
+    assert results["texts"]["a"] == record["metrics"]["texts"]["a"]
+    assert [item["place"] for item in items] == [f"held-out.jsonl:{line}" for line in (1, 2, 4)]
+    assert sum(item["nats"] for item in items) / math.log(2) == pytest.approx(
+        results["texts"]["a"]["bits_per_byte"] * results["texts"]["a"]["bytes"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit", "documents", "complete"), [(None, 3, True), (10**6, 3, True), (60, 2, False), (1, 1, False)]
+)
+def test_a_limit_takes_whole_documents(
+    held_out: Path, limit: int | None, documents: int, complete: bool
+) -> None:
+    texts, all_of_it = read_texts(held_out, limit)
+    assert (len(texts), all_of_it) == (documents, complete)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"context": 129}, "a context of 129"),
+        ({"context": 0}, "a context of 0"),
+        ({"limit": 0}, "a limit of 0 bytes"),
+        ({"text": {}}, "no text is given"),
+        ({"model": Path("no-such-model")}, "no-such-model"),
+        ({"text": {"zh": Path("no-such-text.jsonl")}}, "no-such-text"),
+    ],
+)
+def test_a_wrong_question_writes_nothing(
+    model_folder: Path, held_out: Path, tmp_path: Path, options: dict, sentence: str
+) -> None:
+    asked = {"model": model_folder, "text": {"zh": held_out}} | options
+    with pytest.raises(UserError, match=sentence):
+        execute(EvalBits(out=tmp_path / "bits", **asked))
+    assert not (tmp_path / "bits").exists()
+
+
+def test_empty_documents_alone_are_no_text(model_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "empty.jsonl"
+    path.write_text('{"text": ""}\n')
+    with pytest.raises(UserError, match=r"empty\.jsonl"):
+        execute(EvalBits(out=tmp_path / "bits", model=model_folder, text={"zh": path}))
+
+
+def test_a_model_without_numbers_is_refused(broken_folder: Path, held_out: Path, tmp_path: Path) -> None:
+    with pytest.raises(WorkError, match="no numbers"):
+        execute(EvalBits(out=tmp_path / "bits", model=broken_folder, text={"zh": held_out}))
+
+
+def test_unknown_tokens_are_known() -> None:
+    with_unknown = Tokenizer(models.BPE(vocab={"a": 0, "<unk>": 1}, merges=[], unk_token="<unk>"))
+    assert unknown_id(with_unknown) == 1
+    assert unknown_id(Tokenizer(models.BPE(vocab={"a": 0}, merges=[]))) == -1
+
+
+def test_the_bootstrap_interval_is_that_of_many_resamples() -> None:
+    generator = torch.Generator().manual_seed(1)
+    costs = (torch.rand(200, generator=generator) * 3).tolist()
+    interval = bootstrap_ratio(costs, [1.0] * 200)
+    assert interval is not None
+    mean, half = sum(costs) / 200, 1.96 * torch.tensor(costs).std().item() / math.sqrt(200)
+    assert interval == pytest.approx([mean - half, mean + half], abs=0.02)
+    assert interval == bootstrap_ratio(costs, [1.0] * 200)
+    assert bootstrap_ratio([1.0], [1.0]) is None
+
+
+@pytest.mark.parametrize(
+    ("right", "total", "expected"),
+    [
+        (5, 10, [0.2366, 0.7634]),
+        (0, 20, [0.0, 0.1611]),
+        (20, 20, [0.8389, 1.0]),
+    ],  # Wilson's published formula
+)
+def test_wilson(right: int, total: int, expected: list[float]) -> None:
+    assert wilson(right, total) == pytest.approx(expected, abs=5e-5)
+    assert wilson(0, 0) is None

@@ -1,0 +1,221 @@
+"""The report: real evaluations of a tiny model, records of other steps in their contract's form, one page of it all."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from yayan import lineage
+from yayan.errors import UserError
+from yayan.evaluate.bits import EvalBits
+from yayan.evaluate.choices import EvalCeval
+from yayan.evaluate.page import Table, markdown_table
+from yayan.evaluate.report import EvalReport
+from yayan.evaluate.words import describe
+from yayan.stage import execute
+
+from .conftest import save_model
+from .test_choices import LAW, write_csv
+
+METRICS = {
+    "vocab": {
+        "size": 4096,
+        "base_size": 2048,
+        "new_pieces": 2040,
+        "tokens_per_character_before": 2.971,
+        "tokens_per_character_after": 0.892,
+        "longest_pieces": ["▁一会儿", "老太太"],
+    },
+    "pretrain": {
+        "tokens": 30720,
+        "loss_first": 7.9,
+        "loss_last": 2.31,
+        "bits_per_byte_before": {"zh": 9.7},
+        "bits_per_byte_after": {"zh": 2.3},
+    },
+    "gguf": {
+        "files": {
+            "m-F16.gguf": {"bytes": 8_000_000, "bits_per_weight": 16.01},
+            "m-Q4_K_M.gguf": {
+                "bytes": 2_500_000,
+                "bits_per_weight": 5.1,
+                "largest_difference_of_logprobs": 0.0761,
+            },
+        }
+    },
+    "eval samples": {"answers": 1, "tokens_per_second": 51.2},
+}
+
+
+def write_step(folder: Path, stage: str, *, inputs: dict | None = None) -> Path:
+    folder.mkdir()
+    record = dict.fromkeys(lineage.RECORD_KEYS) | {
+        "format": lineage.RECORD_FORMAT,
+        "stage": stage,
+        "version": "0.1.0",
+        "options": {},
+        "inputs": inputs or {},
+        "licences": ["Apache-2.0"],
+        "metrics": METRICS[stage],
+        "seconds": 61.5,
+        "started": "2026-11-23T08:19:24+00:00",
+        "machine": {"cores": 2},
+    }
+    lineage.write(folder, record)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> list[Path]:
+    """Folders of a whole road: two evaluations of the same text under two models, and what stands around them."""
+    root = tmp_path_factory.mktemp("road")
+    text = root / "zh.txt"
+    text.write_text("请选出其中的正确答案。\n\n法学的单项选择题\n\nthe mat\n", encoding="utf-8")
+    other = save_model(root / "other", seed=4)
+    for name, model in (("eval-bits-before", model_folder), ("eval-bits-after", other)):
+        execute(EvalBits(out=root / name, model=model, text={"zh": text}))
+    execute(EvalBits(out=root / "eval-bits-short", model=other, text={"zh": text}, limit=40))
+    write_csv(root / "data", "val", "law", LAW)
+    execute(EvalCeval(out=root / "eval-ceval", model=other, data=root / "data", shots=0))
+    write_step(root / "vocab", "vocab")
+    lines = [{"step": 0, "tokens": 0, "seconds": 0.0, "bits_per_byte": {"zh": 9.7}}]
+    lines += [{"step": i, "tokens": i * 512, "loss": 8 / i, "seconds": i * 0.4} for i in range(1, 100)]
+    lines[-1]["bits_per_byte"] = {"zh": 2.3}
+    pretrain = write_step(root / "pretrain", "pretrain")
+    (pretrain / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_step(root / "gguf", "gguf")
+    inputs = {"model": {"path": "runs/gguf/m-F16.gguf", "sha256": "ab" * 32}}
+    samples = write_step(root / "eval-samples", "eval samples", inputs=inputs)
+    item = {"prompt": "你好？", "answer": "<script>雅言|*是*", "tokens": 9, "seconds": 0.2, "complete": False}
+    (samples / "results.json").write_text(json.dumps({"items": [item]}), encoding="utf-8")
+    names = [
+        "vocab",
+        "pretrain",
+        "eval-bits-before",
+        "eval-bits-after",
+        "eval-bits-short",
+        "eval-ceval",
+        "gguf",
+    ]
+    return [root / name for name in [*names, "eval-samples"]]
+
+
+class Reader(HTMLParser):
+    """Text of the cells of a page, and all that it would load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.rows: list[list[str]] = []
+        self.loaded: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        self.loaded += [
+            value or "" for name, value in attributes if name in ("src", "href", "data", "action")
+        ]
+        if tag in ("script", "iframe", "object", "link"):
+            self.loaded.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data
+
+
+def read(path: Path) -> Reader:
+    reader = Reader()
+    reader.feed(path.read_text(encoding="utf-8"))
+    assert reader.open == []
+    return reader
+
+
+def test_the_page_stands_alone_and_tells_the_figures(road: list[Path], tmp_path: Path) -> None:
+    record = execute(EvalReport(out=tmp_path / "report", folders=road, title="到中文的路 & back"))
+    html = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    reader = read(tmp_path / "report" / "report.html")
+    assert all(target.startswith("#") for target in reader.loaded)
+    assert set(re.findall(r"https?://[\w.]+", html)) == {"http://www.w3.org"}  # names of XML, not addresses
+    assert "@media (prefers-color-scheme: dark)" in html
+    assert "到中文的路 &amp; back" in html
+    assert html.count("<svg") == 2
+    assert "#a1000" not in html
+    assert "currentColor" in html
+    assert "&lt;script&gt;雅言|*是*" in html
+    assert record["metrics"] == {"steps": 8, "bytes": (tmp_path / "report" / "report.html").stat().st_size}
+
+    before, after = (json.loads((folder / "results.json").read_text()) for folder in road[2:4])
+    rows = {tuple(row[:2]): row for row in reader.rows}
+    last = rows["zh", "eval-bits-after"]
+    assert last[2] == f"{after['texts']['zh']['bits_per_byte']:.3f}"
+    share = after["texts"]["zh"]["bits_per_byte"] / before["texts"]["zh"]["bits_per_byte"] - 1
+    assert last[4].split(" (")[0].replace("−", "-") == f"{share:+.1%}".replace("%", " %")
+    assert rows["zh", "eval-bits-before"][4] == rows["zh (2)", "eval-bits-short"][4] == ""
+    assert rows["Q4_K_M", "m-Q4_K_M.gguf"][2:] == ["2.5 MB", "31.2 %", "5.10", "0.0761"]
+    assert "may as well be guessing" in html
+    assert "Of zh (2), only 1 document at its beginning" in html
+
+
+def test_markdown_says_the_same(road: list[Path], tmp_path: Path) -> None:
+    execute(EvalReport(out=tmp_path / "report", folders=road))
+    text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    table_lines = [line for line in text.splitlines() if line.startswith("| ")]
+    rules = sum(set(line) <= set("| -:") for line in table_lines)
+    assert len(table_lines) - rules == len(read(tmp_path / "report" / "report.html").rows)
+    assert "\\<script\\>雅言|\\*是\\*" in text
+    assert "4,096" in text
+
+
+def test_cells_cannot_break_a_markdown_table() -> None:
+    table = Table(["a", "b"], [["x|y\nz", "1"]], numeric=[1])
+    assert markdown_table(table).splitlines() == ["| a | b |", "| --- | ---: |", "| x\\|y z | 1 |"]
+
+
+def test_the_same_steps_give_the_same_bytes(road: list[Path], tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        execute(EvalReport(out=tmp_path / name, folders=road))
+    assert (tmp_path / "one" / "report.html").read_bytes() == (tmp_path / "two" / "report.html").read_bytes()
+
+
+def test_a_single_step_makes_a_page(road: list[Path], tmp_path: Path) -> None:
+    execute(EvalReport(out=tmp_path / "report", folders=road[:1]))
+    assert "Multiple choice" not in (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+
+
+def test_folders_that_tell_nothing_are_refused(road: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(UserError, match=r"no yayan\.json .*nothing"):
+        execute(EvalReport(out=tmp_path / "out", folders=[*road, tmp_path / "nothing"]))
+    lineage.write(tmp_path / "nothing", lineage.read(road[2]) or {})
+    with pytest.raises(UserError, match=r"no results\.json .*nothing"):
+        execute(EvalReport(out=tmp_path / "out", folders=[tmp_path / "nothing"]))
+    with pytest.raises(UserError, match="no folder is given"):
+        execute(EvalReport(out=tmp_path / "out", folders=[]))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        ("vocab", "2,040 new tokens, 4,096 in all; 2.97 → 0.89 tokens a character"),
+        ("pretrain", "loss 7.90 → 2.31 over 30,720 tokens; held-out bits per byte zh 9.70 → 2.30"),
+        ("gguf", "F16 8.0 MB, Q4_K_M 2.5 MB"),
+        ("eval samples", "1 answer, 51 tokens/s"),
+    ],
+)
+def test_what_came_of_a_step(stage: str, words: str) -> None:
+    assert describe({"stage": stage, "metrics": METRICS[stage]}) == words
+
+
+def test_a_record_with_other_figures_is_told_plainly() -> None:
+    assert describe({"stage": "grow", "metrics": {"rows": 5000, "init": "mean"}}) == "rows 5,000"
+    assert describe({"stage": "stretch", "metrics": {}}) == "done"
