@@ -63,7 +63,9 @@ def make_chat_model(
         sizes = {"vocab_size": TOKENS + padding, **SIZES, **config}
         model = LlamaForCausalLM(LlamaConfig(bos_token_id=1, eos_token_id=2, **sizes))
         for name, weight in model.named_parameters():
-            if name.endswith(("norm.weight", ".bias")):  # transformers begins with ones and zeros, which hide mistakes
+            if name.endswith(
+                ("norm.weight", ".bias")
+            ):  # transformers begins with ones and zeros, which hide mistakes
                 torch.nn.init.uniform_(weight, 0.5, 1.5)
     model.save_pretrained(folder)
     (folder / "tokenizer.model").write_bytes(sentencepiece_bytes())

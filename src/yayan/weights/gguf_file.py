@@ -200,7 +200,8 @@ def write_tensors(writer: GGUFWriter, plan: PlannedFile) -> None:
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     heads = heads_of(plan.config)
-    with Progress(f"write {writer.path}", total=len(plan.tensors), unit="tensors") as bar:
+    megabytes = sum(item.bytes for item in plan.tensors) / 1e6
+    with Progress(f"write {writer.path}", total=megabytes, unit="MB") as bar:
         for item in plan.tensors:
             tensor = plan.source.read(item.source)
             module = item.name.split(".")[-2]
@@ -208,7 +209,7 @@ def write_tensors(writer: GGUFWriter, plan: PlannedFile) -> None:
                 tensor = interleave_halves(tensor, heads[module])
             matrix = tensor if tensor.dim() == 2 else tensor[None]
             writer.write_tensor_data(quantize_blocks(matrix, item.kind))
-            bar.advance()
+            bar.advance(item.bytes / 1e6)
     writer.close()
 
 

@@ -1,0 +1,272 @@
+"""llama.cpp's server in this process, on a GGUF file or on a model folder, and a client of it.
+
+It speaks HTTP even to ourselves: what is tested is then what is served, and a request ends when its reader leaves.
+"""
+
+import json
+import os
+import socket
+import stat
+import sys
+import tempfile
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from http.client import HTTPConnection, HTTPException, HTTPResponse
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+import xllamacpp
+
+from yayan import __version__
+from yayan.errors import UserError, WorkError
+from yayan.lineage import cache_folder, sha256_of
+from yayan.weights.ggml import Header, read_header
+
+Message = dict[str, str]
+
+LOCAL_HOST = "127.0.0.1"
+MAX_TOKENS = 512
+TEMPERATURE = 0.2
+QUIET, TALKATIVE = -1, 3  # llama.cpp's levels of logging
+F32_CACHE = 0  # ggml's number of the type
+NO_FLASH_ATTENTION = 0  # its kernel is off by up to 2e-3 in log-probabilities, even with a float32 cache
+EVENT, LAST_EVENT = b"data: ", b"data: [DONE]"
+
+
+class LlamaCpp:
+    """A running server. `with LlamaCpp(path) as engine: engine.stream(messages)`; closing it frees port and memory.
+
+    `context` tokens for each of `parallel` conversations (default: as many as the model was trained for); `port` 0
+    takes a free one; `threads` default to the physical cores; `exact` computes attention as
+    exactly as llama.cpp can.
+    Raises UserError for a bad file, context, host or port, WorkError if llama.cpp cannot load the model.
+    """
+
+    def __init__(
+        self,
+        gguf: Path,
+        *,
+        name: str | None = None,
+        host: str = LOCAL_HOST,
+        port: int = 0,
+        context: int | None = None,
+        threads: int | None = None,
+        parallel: int = 1,
+        api_key: str | None = None,
+        exact: bool = False,
+    ) -> None:
+        self.header = read_header(gguf)
+        self.context = choose_context(self.header, context)
+        self.name = name or gguf.stem
+        self._key = api_key
+        refuse_busy_port(host, port)
+        settings = quiet_settings(gguf)
+        settings.model_alias = {self.name}
+        settings.hostnames, settings.port = [host], port
+        settings.n_parallel, settings.n_ctx = parallel, parallel * self.context
+        settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = threads or -1
+        if exact:
+            settings.cache_type_k = settings.cache_type_v = F32_CACHE
+            settings.flash_attn_type = NO_FLASH_ATTENTION
+        if api_key:
+            settings.api_keys = [api_key]
+        else:
+            settings.cors_origins = "http://localhost"  # no web page elsewhere may use a server without a key
+        try:
+            self._server: xllamacpp.Server | None = xllamacpp.Server(settings)
+        except RuntimeError as error:
+            what = f"llama.cpp cannot load this model (architecture {self.header.architecture})"
+            cure = "free some memory or ask for a smaller context; --debug shows its reasons"
+            raise WorkError(what, where=gguf, cure=cure) from error
+        self._server.handle_metrics()  # its loop runs when this returns; closed before that, it would never end
+        self.url: str = self._server.listening_address
+
+    def close(self) -> None:
+        """Stop serving: answers under way are cut off, the port and the memory become free."""
+        if self._server is not None:
+            hang_up(urlsplit(self.url).port)
+            self._server = None
+
+    def __enter__(self) -> "LlamaCpp":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def _request(self, path: str, body: dict[str, Any]) -> Iterator[HTTPResponse]:
+        """POST a JSON body; leaving the block ends the request, finished or not."""
+        headers = {"Content-Type": "application/json"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        address = urlsplit(self.url)
+        with closing(HTTPConnection(address.hostname or LOCAL_HOST, address.port)) as connection:
+            try:
+                connection.request("POST", path, json.dumps(body), headers)
+                response = connection.getresponse()
+            except (OSError, HTTPException) as error:
+                raise WorkError("llama.cpp's server does not answer", where=self.url) from error
+            if response.status != 200:
+                reason = json.loads(response.read())["error"]["message"]
+                raise WorkError(f"llama.cpp refuses, {reason}", where=path)
+            yield response
+
+    def refuse_base_model(self) -> None:
+        """Raises UserError if the model has no chat template: llama.cpp would make one up without a word."""
+        if self.header.template is None:
+            cure = "tune it on chats first (yayan sft), or use a tuned model"
+            raise UserError(
+                "this is a base model, it continues text and cannot chat", where=self.name, cure=cure
+            )
+
+    def ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The JSON answer of an endpoint to a JSON body. Raises WorkError with the server's reason."""
+        with self._request(path, body) as response:
+            return json.loads(response.read())
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int = MAX_TOKENS,
+        temperature: float = TEMPERATURE,
+        seed: int | None = None,
+    ) -> Generator[str]:
+        """The answer to a chat, piece by piece; closing the iterator stops the model.
+
+        `temperature` 0 is greedy. Raises UserError for a base model, WorkError if the chat exceeds the context.
+        """
+        self.refuse_base_model()
+        body = {
+            "messages": list(messages),
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "stream": True,
+        }
+        if seed is not None:
+            body["seed"] = seed
+        with self._request("/v1/chat/completions", body) as response:
+            for line in response:
+                if line.startswith(EVENT) and line.strip() != LAST_EVENT:
+                    event = json.loads(line.removeprefix(EVENT))
+                    if "error" in event:
+                        raise WorkError(f"llama.cpp stopped, {event['error']['message']}", where=self.name)
+                    yield event["choices"][0]["delta"].get("content") or ""
+
+    def tokenize(self, text: str) -> list[int]:
+        """Ids as llama.cpp cuts a plain text: nothing is added, and special tokens in it are text."""
+        return self.ask("/tokenize", {"content": text, "parse_special": False})["tokens"]
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """What the model sees of a chat before it answers."""
+        prompt = self.ask("/apply-template", {"messages": list(messages)})["prompt"]
+        return self.ask("/tokenize", {"content": prompt, "add_special": True, "parse_special": True})[
+            "tokens"
+        ]
+
+    def next_logprobs(self, ids: Sequence[int], top: int) -> dict[int, float]:
+        """The `top` most likely tokens after `ids` (taken as they are) and their natural log-probabilities.
+
+        The model is made to take EOS, which does not change the probabilities that are told: after a token that is part
+        of a character the server would tell none.
+        """
+        take_eos = {"logit_bias": [[self.header.eos, 1000.0]], "temperature": 0}
+        body = {"prompt": list(ids), "n_predict": 1, "n_probs": top, "cache_prompt": False, **take_eos}
+        answer = self.ask("/completion", body)["completion_probabilities"][0]["top_logprobs"]
+        return {item["id"]: item["logprob"] for item in answer}
+
+
+def quiet_settings(gguf: Path) -> xllamacpp.CommonParams:
+    """Settings that do not depend on the question: no chatter, no trial run, nobody sees the prompts of others."""
+    settings = xllamacpp.CommonParams()
+    settings.model.path = str(gguf)
+    settings.verbosity = TALKATIVE if "--debug" in sys.argv else QUIET
+    settings.warmup = False
+    settings.fit_params = False  # else a context that does not fit would be made smaller without a word
+    settings.cache_ram_mib = 0  # else up to 8 GiB of old prompts
+    settings.endpoint_slots = False
+    settings.endpoint_metrics = True
+    return settings
+
+
+def choose_context(header: Header, wanted: int | None) -> int:
+    """Tokens of one conversation. Raises UserError for more than the model was trained for, or less than one."""
+    if wanted is None:
+        return header.context
+    if not 0 < wanted <= header.context:
+        what = f"a context of {wanted} tokens is not possible"
+        raise UserError(
+            what, where="context", cure=f"the model was trained for {header.context}, ask for less"
+        )
+    return wanted
+
+
+def refuse_busy_port(host: str, port: int) -> None:
+    """Raises UserError if nobody can listen there."""
+    if not 0 <= port < 1 << 16:
+        raise UserError(f"{port} is no port", cure="choose one from 1 to 65535 with --port")
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        what = f"nobody can listen on {host} port {port}: {reason.lower()}"
+        raise UserError(what, cure="choose another with --port or --host") from error
+
+
+def hang_up(port: int | None) -> None:
+    """Shut the sockets that serve this port in this process: llama.cpp would wait until the last client leaves."""
+    for _ in range(2):  # the second time for a client that came while the first ones were sent away
+        for descriptor in [int(item.name) for item in Path("/dev/fd").iterdir()]:
+            with suppress(OSError):
+                if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                    with socket.socket(fileno=os.dup(descriptor)) as end:
+                        if end.family in (socket.AF_INET, socket.AF_INET6) and end.getsockname()[1] == port:
+                            end.shutdown(socket.SHUT_RDWR)
+
+
+def open_model(model: Path, **settings: Any) -> LlamaCpp:
+    """Open a GGUF file, a folder that holds one, or a model folder, with the settings of `LlamaCpp`.
+
+    A model folder is written as an F16 GGUF into the cache first, once for each content.
+    """
+    return LlamaCpp(find_gguf(model), **{"name": model.resolve().name.removesuffix(".gguf"), **settings})
+
+
+def find_gguf(model: Path) -> Path:
+    """The GGUF file that a path means. Raises UserError if there is none, or if there are several."""
+    if not model.exists():
+        cure = "name a model folder or a .gguf file"
+        raise UserError("there is no such model", where=model, cure=cure)
+    if model.is_file():
+        return model
+    if (model / "config.json").is_file():
+        return convert_once(model)
+    files = sorted(model.glob("*.gguf"))
+    if len(files) != 1:
+        found = "several GGUF files" if files else "neither config.json nor a GGUF file"
+        names = ", ".join(file.name for file in files)
+        cure = f"name one of {names}" if files else "name a model folder or a .gguf file"
+        raise UserError(f"the folder holds {found}", where=model, cure=cure)
+    return files[0]
+
+
+def convert_once(model: Path) -> Path:
+    """The F16 GGUF of a model folder, from the cache if its content was seen before; whole or not at all."""
+    from yayan.weights.gguf_file import write_gguf  # imports torch: 2 s that a GGUF file does not need
+
+    folder = cache_folder() / "gguf"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{sha256_of(model)}-{__version__}-F16.gguf"
+    if not path.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            draft = Path(work) / path.name
+            write_gguf(model, draft, "F16")
+            draft.replace(path)
+    return path

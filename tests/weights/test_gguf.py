@@ -1,0 +1,282 @@
+"""GGUF files: llama.cpp computes from them what `transformers` computes from the folder, and cuts text the same way."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import gguf
+import pytest
+import torch
+from gguf import TokenType
+from safetensors.torch import load_file, save_file
+
+from tests.conftest import SHARED, needs_shared
+from tests.sentencepiece_model import TOKENS, make_chat_model
+from yayan.engine.llamacpp import LlamaCpp
+from yayan.errors import UserError, WorkError
+from yayan.lineage import sha256_of
+from yayan.model.load import load_model
+from yayan.stage import execute
+from yayan.tokenizer import load_tokenizer
+from yayan.weights.gguf import Gguf, Proof, probing_texts
+from yayan.weights.gguf_file import plan_file, write_gguf
+
+EN_BASE = SHARED / "base" / "en-base-21m"
+LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 5e5,
+    "factor": 8.0,
+    "original_max_position_embeddings": 64,
+}
+SHAPES: dict[str, dict[str, Any]] = {
+    "grouped": {},
+    "tied": {"tie_word_embeddings": True},
+    "ungrouped, biases": {"num_key_value_heads": 6, "attention_bias": True, "mlp_bias": True},
+    "one kv head, wide heads": {"num_key_value_heads": 1, "head_dim": 14},
+    "rows without tokens": {"padding": 12},
+    "RoPE base": {"rope_parameters": {"rope_type": "default", "rope_theta": 300.0}},
+    "RoPE linear": {"rope_parameters": LINEAR},
+    "RoPE yarn": {"rope_parameters": YARN},
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_chat_model(tmp_path_factory.mktemp("gguf") / "tiny")
+
+
+def largest_difference(model: Path, path: Path, ids: list[int], positions: list[int]) -> tuple[float, float]:
+    """Over the whole vocabulary: |log-probability of llama.cpp - that of torch|, and the spread of the latter."""
+    with torch.no_grad():
+        logprobs_TV = load_model(model)(torch.tensor([ids])).logits[0].log_softmax(-1)
+    vocabulary = logprobs_TV.shape[-1]
+    worst = 0.0
+    with LlamaCpp(path, threads=1, exact=True) as engine:
+        for position in positions:
+            theirs = engine.next_logprobs(ids[: position + 1], vocabulary)
+            assert len(theirs) == vocabulary
+            worst = max(worst, *(abs(float(logprobs_TV[position, i]) - value) for i, value in theirs.items()))
+    return worst, float(logprobs_TV.std())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_f32_computes_what_transformers_computes(shape: str, tmp_path: Path) -> None:
+    folder = make_chat_model(tmp_path / "model", **SHAPES[shape])
+    write_gguf(folder, tmp_path / "model.gguf", "F32")
+    ids = [
+        1,
+        *load_tokenizer(folder).encode("The old man went to the river 从前，河边有一座小房子 xyz " * 9),
+    ][:150]
+    worst, spread = largest_difference(folder, tmp_path / "model.gguf", ids, [0, 1, 5, 40, 149])
+    assert spread > 1, "a flat distribution proves nothing"
+    assert worst < 1e-3
+
+
+@needs_shared
+def test_f32_of_a_real_model_computes_what_transformers_computes(tmp_path: Path) -> None:
+    write_gguf(EN_BASE, tmp_path / "model.gguf", "F32")
+    text = "Once upon a time, there was a little girl who lived in a village near the forest. 你好 "
+    ids = [1, *load_tokenizer(EN_BASE).encode(text * 3)]
+    worst, _ = largest_difference(EN_BASE, tmp_path / "model.gguf", ids, [0, 3, 17, 59, len(ids) - 1])
+    assert worst < 1e-3
+
+
+@needs_shared
+def test_a_real_tokenizer_cuts_the_same(tmp_path: Path) -> None:
+    write_gguf(EN_BASE, tmp_path / "model.gguf", "Q8_0")
+    tokenizer = load_tokenizer(EN_BASE)
+    with LlamaCpp(tmp_path / "model.gguf", threads=1) as engine:
+        for text in probing_texts(tokenizer):
+            assert engine.tokenize(text) == tokenizer.encode(text)
+
+
+def test_the_stage_writes_each_type_and_says_what_was_checked(model: Path, tmp_path: Path) -> None:
+    folder = make_chat_model(
+        tmp_path / "wide",
+        hidden_size=256,
+        intermediate_size=512,
+        num_attention_heads=8,
+        initializer_range=0.05,
+    )
+    stage = Gguf(model=folder, type=["F16", "Q8_0", "Q4_K_M"], name="wide", out=tmp_path / "out")
+    record = execute(stage)
+    names = [f"wide-{kind}.gguf" for kind in ("F16", "Q8_0", "Q4_K_M")]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == sorted([*names, "yayan.json"])
+    f16, q8, q4 = (record["metrics"]["files"][name] for name in names)
+    assert f16["bytes"] > q8["bytes"] > q4["bytes"] == (tmp_path / "out" / names[2]).stat().st_size
+    assert q4["tensors"] == {"Q4_K": 20, "Q6_K": 3, "F32": 7}  # output, and two of layer 2
+    assert 4.5 < q4["bits_per_weight"] < 6 < 8.4 < q8["bits_per_weight"] < 8.7
+    for entry in (f16, q8, q4):
+        assert entry["texts_with_equal_tokens"] > 200
+        assert entry["chats_with_equal_prompts"] == 2
+        assert entry["positions_compared"] == 8
+    differences = [entry["largest_difference_of_logprobs"] for entry in (f16, q8, q4)]
+    assert differences == sorted(differences)
+    assert differences[0] < 0.02
+    assert record["tokenizer"] == sha256_of(folder / "tokenizer.json")
+    assert record["template"] == sha256_of(folder / "chat_template.jinja")
+
+
+def test_the_file_says_what_the_tokenizer_is(model: Path, tmp_path: Path) -> None:
+    folder = make_chat_model(tmp_path / "padded", padding=5)
+    write_gguf(folder, tmp_path / "model.gguf", "F16")
+    said = {name: field.contents() for name, field in gguf.GGUFReader(tmp_path / "model.gguf").fields.items()}
+    pieces, kinds = said["tokenizer.ggml.tokens"], said["tokenizer.ggml.token_type"]
+    tokenizer = load_tokenizer(folder)
+    assert pieces[:TOKENS] == [tokenizer.token(i) for i in range(TOKENS)]
+    assert pieces[TOKENS:] == [f"[PAD{i}]" for i in range(TOKENS, TOKENS + 5)]
+    assert kinds[:5] == [
+        TokenType.UNKNOWN,
+        TokenType.CONTROL,
+        TokenType.CONTROL,
+        TokenType.CONTROL,
+        TokenType.BYTE,
+    ]
+    assert kinds.count(TokenType.BYTE) == 256
+    assert set(kinds[260:TOKENS]) == {TokenType.NORMAL}
+    assert kinds[TOKENS:] == [TokenType.UNUSED] * 5
+    scores = said["tokenizer.ggml.scores"]
+    assert all(left > right for left, right in zip(scores[260:TOKENS], scores[261:TOKENS], strict=False))
+    special = {name: said[f"tokenizer.ggml.{name}_token_id"] for name in ("unknown", "bos", "eos", "padding")}
+    assert special == {"unknown": 0, "bos": 1, "eos": 2, "padding": 3}
+    assert said["tokenizer.ggml.add_bos_token"] is True
+    assert said["tokenizer.ggml.add_eos_token"] is False
+    assert said["tokenizer.chat_template"] == (folder / "chat_template.jinja").read_text()
+    assert said["llama.context_length"] == 512
+
+
+def change_weights(folder: Path, change: Any) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_the_proof_fails_where_weights_differ(model: Path, tmp_path: Path) -> None:
+    write_gguf(model, tmp_path / "model.gguf", "F16")
+    other = shutil.copytree(model, tmp_path / "other")
+    change_weights(other, lambda tensors: tensors["model.layers.1.self_attn.k_proj.weight"].neg_())
+    assert Proof(model).compare(tmp_path / "model.gguf", "F16")["positions_with_same_first_token"] == 8
+    with pytest.raises(WorkError, match="log-probabilities"):
+        Proof(other).compare(tmp_path / "model.gguf", "F16")
+
+
+def test_the_proof_fails_where_tokens_differ(model: Path, tmp_path: Path) -> None:
+    write_gguf(model, tmp_path / "model.gguf", "F16")
+    other = shutil.copytree(model, tmp_path / "other")
+    fast = json.loads((other / "tokenizer.json").read_text())
+    fast["model"]["merges"].reverse()
+    (other / "tokenizer.json").write_text(json.dumps(fast))
+    with pytest.raises(WorkError, match="other tokens"):
+        Proof(other).compare(tmp_path / "model.gguf", "F16")
+
+
+def test_the_proof_fails_where_prompts_differ(model: Path, tmp_path: Path) -> None:
+    write_gguf(model, tmp_path / "model.gguf", "F16")
+    other = shutil.copytree(model, tmp_path / "other")
+    template = (other / "chat_template.jinja").read_text()
+    (other / "chat_template.jinja").write_text(template.replace("[/INST]", "[/inst]"))
+    with pytest.raises(WorkError, match="another prompt"):
+        Proof(other).compare(tmp_path / "model.gguf", "F16")
+
+
+def set_config(folder: Path, **keys: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **keys}))
+
+
+def swap_tokens(folder: Path) -> None:
+    text = (folder / "tokenizer.json").read_text()
+    first, second = '"▁house"', '"▁river"'
+    (folder / "tokenizer.json").write_text(
+        text.replace(first, '"@"').replace(second, first).replace('"@"', second)
+    )
+
+
+BREAKS = {
+    "no config.json": (lambda folder: (folder / "config.json").unlink(), "not a model folder"),
+    "another family": (lambda folder: set_config(folder, model_type="qwen3"), "qwen3 cannot be written"),
+    "another activation": (lambda folder: set_config(folder, hidden_act="gelu"), "cannot be written"),
+    "no hidden size": (
+        lambda folder: (folder / "config.json").write_text('{"model_type": "llama"}'),
+        "has no hidden_size",
+    ),
+    "RoPE of Llama 3": (
+        lambda folder: set_config(folder, rope_parameters={"rope_type": "llama3", "low_freq_factor": 1.0}),
+        "RoPE of type llama3 with low_freq_factor",
+    ),
+    "byte-level tokenizer": (lambda folder: (folder / "tokenizer.model").unlink(), "no tokenizer.model"),
+    "two tokenizers": (swap_tokens, "disagree about token"),
+    "damaged tokenizer.model": (
+        lambda folder: (folder / "tokenizer.model").write_bytes(b"no"),
+        "not a SentencePiece model",
+    ),
+    "too few rows": (
+        lambda folder: change_weights(
+            folder,
+            lambda tensors: tensors.update(
+                {name: tensors[name][:-2].clone() for name in ("model.embed_tokens.weight", "lm_head.weight")}
+            ),
+        ),
+        "500 tokens, the embedding 498 rows",
+    ),
+    "a missing tensor": (
+        lambda folder: change_weights(
+            folder, lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight")
+        ),
+        "has no model.layers.1.mlp.up_proj.weight",
+    ),
+    "no head": (
+        lambda folder: change_weights(folder, lambda tensors: tensors.pop("lm_head.weight")),
+        "has no lm_head.weight",
+    ),
+    "an unknown tensor": (
+        lambda folder: change_weights(folder, lambda tensors: tensors.update({"extra": torch.ones(2)})),
+        "no place for the tensor extra",
+    ),
+    "truncated weights": (
+        lambda folder: (folder / "model.safetensors").write_bytes(
+            (folder / "model.safetensors").read_bytes()[:-100]
+        ),
+        "truncated or damaged",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BREAKS)
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_written(
+    case: str, model: Path, tmp_path: Path
+) -> None:
+    broken, out = shutil.copytree(model, tmp_path / "broken"), tmp_path / "out"
+    change, sentence = BREAKS[case]
+    change(broken)
+    with pytest.raises(UserError, match=sentence):
+        execute(Gguf(model=broken, out=out))
+    assert not out.exists()
+    assert not (tmp_path / "out.partial").exists()
+
+
+@pytest.mark.parametrize(
+    "options", [{"name": "a/b"}, {"name": ""}, {"name": ".."}, {"type": []}, {"type": ["F16", "F16"]}]
+)
+def test_options_that_mean_nothing_are_refused(options: dict[str, Any], model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError):
+        execute(Gguf(model=model, out=tmp_path / "out", **options))
+
+
+def test_old_checkpoints_and_old_configurations(model: Path, tmp_path: Path) -> None:
+    old = shutil.copytree(model, tmp_path / "old")
+    inverse = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    change_weights(old, lambda tensors: tensors.update(inverse))
+    config = json.loads((old / "config.json").read_text())
+    del config["rope_parameters"], config["head_dim"]
+    scaling = {"type": "linear", "factor": 4.0}
+    (old / "config.json").write_text(json.dumps({**config, "rope_theta": 500.0, "rope_scaling": scaling}))
+    names = {item.name for item in plan_file(old, "F16").tensors}
+    assert names == {item.name for item in plan_file(model, "F16").tensors}
+    write_gguf(old, tmp_path / "model.gguf", "F32")
+    said = gguf.GGUFReader(tmp_path / "model.gguf").fields
+    assert said["llama.rope.freq_base"].contents() == 500.0
+    assert said["llama.rope.scaling.type"].contents() == "linear"
+    assert said["llama.rope.scaling.factor"].contents() == 4.0
