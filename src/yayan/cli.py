@@ -4,6 +4,7 @@ import difflib
 import json
 import signal
 import sys
+from dataclasses import fields
 from typing import Any, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
@@ -31,6 +32,7 @@ VERBS = {
 }
 EVAL_HELP = "Measure a model."
 INTERRUPTED = 130
+LARGEST_NUMBER = 1 << 63
 
 
 def make_app() -> App:
@@ -59,9 +61,12 @@ def parse(tokens: list[str]) -> Command | Stage | None:
     """
     refuse_unknown_verb(tokens)
     try:
-        return make_app()(tokens, exit_on_error=False, print_error=False)
+        command = make_app()(tokens, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         raise UserError(" ".join(str(error).split())) from error
+    if command is not None:
+        refuse_impossible_numbers(command)
+    return command
 
 
 def refuse_unknown_verb(tokens: list[str]) -> None:
@@ -72,6 +77,16 @@ def refuse_unknown_verb(tokens: list[str]) -> None:
     near = difflib.get_close_matches(tokens[0], known, n=1)
     cure = f"did you mean {near[0]}?" if near else f"the verbs are {', '.join(sorted(known))}"
     raise UserError("there is no such verb", where=tokens[0], cure=cure)
+
+
+def refuse_impossible_numbers(command: Command | Stage) -> None:
+    """UserError for what no option can mean: a number that is not finite, or that 64 bits do not hold."""
+    for option in fields(command):
+        value = getattr(command, option.name)
+        several = value.values() if isinstance(value, dict) else value
+        for item in several if isinstance(value, dict | list) else [value]:
+            if isinstance(item, float | int) and not abs(item) < LARGEST_NUMBER:
+                raise UserError(f"{option.name} is {item}", where=option.name, cure="give a smaller number")
 
 
 def act(command: Command | Stage) -> None:

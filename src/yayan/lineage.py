@@ -72,20 +72,37 @@ def files_of(folder: Path) -> Iterator[Path]:
 def _sha256_of_file(path: Path) -> str:
     status = path.stat()
     key = (str(path.resolve()), status.st_size, status.st_mtime_ns)
-    with closing(sqlite3.connect(cache_folder() / "hashes.sqlite", timeout=30)) as memory:
-        memory.execute("CREATE TABLE IF NOT EXISTS hashes (path PRIMARY KEY, bytes, mtime_ns, sha256)")
-        row = memory.execute(
-            "SELECT sha256 FROM hashes WHERE path = ? AND bytes = ? AND mtime_ns = ?", key
-        ).fetchone()
-        if row:
-            return str(row[0])
-        digest = hashlib.sha256()
+    if known := _remembered(key):
+        return known
+    digest = hashlib.sha256()
+    try:
         with path.open("rb") as stream:
             while block := stream.read(CHUNK_BYTES):
                 digest.update(block)
-        memory.execute("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?)", (*key, digest.hexdigest()))
-        memory.commit()
+    except OSError as error:
+        what = f"the file cannot be read, {error.strerror}"
+        raise UserError(what, where=path, cure="check the path and its permissions") from error
+    _remembered(key, digest.hexdigest())
     return digest.hexdigest()
+
+
+def _remembered(key: tuple[str, int, int], sha256: str | None = None) -> str | None:
+    """The hash that is remembered for (path, bytes, time), after `sha256` was put there if it is given.
+
+    None if there is none, or if the cache cannot be used (a full disk, a home that is read-only): it only saves time.
+    """
+    try:
+        with closing(sqlite3.connect(cache_folder() / "hashes.sqlite", timeout=30)) as memory:
+            memory.execute("CREATE TABLE IF NOT EXISTS hashes (path PRIMARY KEY, bytes, mtime_ns, sha256)")
+            if sha256:
+                memory.execute("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?)", (*key, sha256))
+                memory.commit()
+            row = memory.execute(
+                "SELECT sha256 FROM hashes WHERE path = ? AND bytes = ? AND mtime_ns = ?", key
+            ).fetchone()
+    except (OSError, sqlite3.Error):
+        return None
+    return str(row[0]) if row else None
 
 
 def read(folder: Path) -> dict | None:
@@ -101,6 +118,8 @@ def read(folder: Path) -> dict | None:
         raise UserError(
             f"this record is not of format {RECORD_FORMAT}", where=file, cure="make the folder again"
         )
+    if missing := [key for key in RECORD_KEYS if key not in record]:
+        raise UserError(f"this record has no {missing[0]}", where=file, cure="make the folder again")
     return record
 
 

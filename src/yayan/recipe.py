@@ -12,8 +12,8 @@
       - {value: sft.loss_last, at_most: 0.5, of: sft.loss_first}
     closing: What the reader should know of the result.
 
-A step is named VERB or VERB-LABEL; its keys are the options of the verb, read by the parser of the command line. `$name`
-is what `given` holds under that name, or the folder of an earlier step; `$name/FILE` is a file in it, and `$*`
+A step is named VERB or VERB-LABEL; its keys are the options of the verb, read by the parser of the command line.
+`$name` is what `given` holds under that name, or the folder of an earlier step; `$name/FILE` is a file in it, and `$*`
 is the folders of all earlier steps.
 """
 
@@ -22,7 +22,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -31,6 +31,8 @@ from yayan.errors import UserError
 from yayan.stage import SAMPLE_PREFIX, Stage, sample_path
 
 RECIPE_KEYS = ("about", "out", "given", "road", "fast", "expect", "closing")
+EXPECTATION = {"value", "at_most", "of"}
+STEP = re.compile(r"[a-z][\w-]*")
 OWN_OPTIONS = ("out", "again", "json")
 REFERENCE = re.compile(r"\$(?P<name>[\w-]+|\*)(?P<rest>/.*)?")
 
@@ -51,6 +53,8 @@ def _construct_mapping(loader: Loader, node: yaml.MappingNode) -> Mapping:
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node)
         line = key_node.start_mark.line + 1
+        if not isinstance(key, str | int | float | None):
+            raise UserError(f"{key} is no key", where=f"line {line}", cure="write a word before the colon")
         if key in mapping:
             raise UserError(
                 f"{key} stands here twice", where=f"line {line}", cure="give each step its own label"
@@ -99,12 +103,15 @@ def read_recipe(path: Path, changes: Iterable[str] = (), *, fast: bool = False) 
         raise UserError(
             f"this is not YAML, {error.problem}", where=f"{path}, line {line}", cure="mend it"
         ) from error
+    except yaml.YAMLError as error:
+        raise UserError(f"this is not YAML, {one_line(error)}", where=path, cure="mend it") from error
     except UserError as error:
         raise UserError(f"{path}, {error}") from error
     if not isinstance(content, Mapping) or not isinstance(content.get("road"), Mapping):
         raise UserError("a recipe is a mapping with a `road`", where=path, cure="see recipes/ for examples")
     for key in content:
         refuse_unknown(key, RECIPE_KEYS, where=f"{path}, line {content.lines[key]}")
+    refuse_bad_form(content, path)
     if fast and "fast" not in content:
         raise UserError("this recipe has no `fast` section", where=path, cure="run it without --fast")
     road = {step: dict(options or {}) for step, options in content["road"].items()}
@@ -124,13 +131,51 @@ def read_recipe(path: Path, changes: Iterable[str] = (), *, fast: bool = False) 
         key, equals, text = change.partition("=")
         if not equals:
             raise UserError(f"{change} is no change", where=path, cure="write key=value")
-        recipe = changed(recipe, key, yaml.safe_load(text))
+        try:
+            recipe = changed(recipe, key, yaml.safe_load(text))
+        except yaml.YAMLError as error:
+            what = f"this is not YAML, {one_line(error)}"
+            raise UserError(what, where=change, cure="put the value into quotes") from error
     return recipe
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def refuse_bad_form(content: Mapping, path: Path) -> None:
+    """UserError unless each key of a recipe holds what it should: mappings, steps with options, expectations."""
+
+    def refuse(key: str, what: str) -> NoReturn:
+        raise UserError(what, where=f"{path}, {key}", cure="see recipes/ for examples")
+
+    if not isinstance(content.get("out", ""), str):
+        refuse("out", "this is not the path of a folder")
+    for key in ("given", "fast"):
+        if not isinstance(content.get(key) or {}, dict):
+            refuse(key, "this is not a mapping of names to values")
+    if not content["road"]:
+        refuse("road", "the road has no step")
+    for step, options in content["road"].items():
+        if not STEP.fullmatch(str(step)):
+            refuse(f"line {content['road'].lines[step]}", f"{step} is no name of a step")
+        if not isinstance(options or {}, dict):
+            refuse(f"line {content['road'].lines[step]}", f"the options of {step} are not a mapping")
+    expected = content.get("expect") or []
+    if not isinstance(expected, list):
+        refuse("expect", "this is not a list of expectations")
+    for item in expected:
+        if not isinstance(item, dict) or set(item) != EXPECTATION or isinstance(item["at_most"], str):
+            refuse("expect", f"{item} is no expectation, which has {', '.join(sorted(EXPECTATION))}")
+        for key in ("value", "of"):
+            refuse_unknown(str(item[key]).partition(".")[0], content["road"], where=f"{path}, expect")
 
 
 def changed(recipe: Recipe, key: str, value: Any) -> Recipe:
     """The recipe with `out`, a `given` name, or `step.option` set to another value."""
     if key == "out":
+        if not isinstance(value, str):
+            raise UserError(f"{value} is no path of a folder", where=recipe.path, cure="write out=FOLDER")
         return replace(recipe, out=Path(value))
     step, dot, option = key.partition(".")
     if not dot:

@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from importlib import resources
@@ -26,6 +26,7 @@ from yayan.errors import UserError, WorkError
 from yayan.progress import format_seconds
 
 SAMPLE_PREFIX = "sample:"
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the last: beyond the allowed size of a file
 SECRET_NAMES = {"api_key"}
 
 
@@ -215,9 +216,12 @@ def finished_record(out: Path, question: dict, *, again: bool) -> dict | None:
 
 
 def refuse_output_on_input(stage: Stage) -> None:
-    """An output must not lie on, inside or around an input."""
+    """An output must not lie on, inside or around an input, nor inside another finished output."""
     out = stage.out.resolve()
-
+    for folder in out.parents:
+        if (folder / lineage.RECORD_NAME).is_file():
+            what = f"the output would lie inside the finished folder {folder}"
+            raise UserError(what, where=stage.out, cure="move it")
     for path in input_paths(stage):
         there = path.resolve()
         if out == there or out in there.parents or (there.is_dir() and there in out.parents):
@@ -228,6 +232,7 @@ def refuse_output_on_input(stage: Stage) -> None:
 def partial_folder(out: Path, question: dict) -> Iterator[Path]:
     """OUT.partial, locked; what a crashed run of the same question left is kept, anything else is cleared."""
     work = out.with_name(out.name + ".partial")
+    new_parents = [folder for folder in work.parents if not folder.exists()]
     lock = lock_folder(work, out)
     try:
         asked = work / ".question"
@@ -238,6 +243,9 @@ def partial_folder(out: Path, question: dict) -> Iterator[Path]:
         yield work
     except UserError:
         shutil.rmtree(work)  # the question was wrong: nothing of its answer stays
+        for folder in new_parents:
+            with suppress(OSError):  # somebody else may have put something there
+                folder.rmdir()
         raise
     finally:
         os.close(lock)
@@ -272,11 +280,18 @@ def clear(work: Path) -> None:
 def sentence_for_a_full_disk(out: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if not is_full_disk(error):
             raise
         cure = "free some space, the same command goes on"
         raise WorkError("the disk is full", where=out, cure=cure) from error
+
+
+def is_full_disk(error: Exception) -> bool:
+    """Whether an error says so: by its number, or in the words of a native library (`... (os error 28)`)."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in FULL_DISK
+    return any(f"(os error {number})" in str(error) for number in FULL_DISK)
 
 
 def make_record(

@@ -135,7 +135,7 @@ def special_ids_of_folder(folder: Path, fast: tokenizers.Tokenizer) -> dict[str,
             token = value.get("content") if isinstance(value, dict) else value
             if token is None or kind in found:
                 continue
-            number = fast.token_to_id(token)
+            number = fast.token_to_id(token) if isinstance(token, str) else None
             if number is None:
                 what = f"{kind}_token is {token}, which the tokenizer does not have"
                 raise UserError(what, where=folder / name, cure="correct the file")
@@ -152,8 +152,12 @@ def special_ids_of_folder(folder: Path, fast: tokenizers.Tokenizer) -> dict[str,
 
 def read_template(folder: Path) -> str | None:
     """The chat template of a folder: `chat_template.jinja`, or the one inside `tokenizer_config.json`."""
-    if (folder / TEMPLATE_FILE).is_file():
-        return (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
+    file = folder / TEMPLATE_FILE
+    if file.is_file():
+        try:
+            return file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError("the chat template is not UTF-8", where=file, cure="save it as UTF-8") from error
     template = _read_json_if_there(folder / "tokenizer_config.json").get("chat_template")
     if isinstance(template, list):
         template = next((item["template"] for item in template if item.get("name") == "default"), None)

@@ -200,7 +200,7 @@ BREAKS = {
     "another activation": (lambda folder: set_config(folder, hidden_act="gelu"), "cannot be written"),
     "no hidden size": (
         lambda folder: (folder / "config.json").write_text('{"model_type": "llama"}'),
-        "has no hidden_size",
+        "vocab_size is missing",
     ),
     "RoPE of Llama 3": (
         lambda folder: set_config(folder, rope_parameters={"rope_type": "llama3", "low_freq_factor": 1.0}),

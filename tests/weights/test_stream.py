@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from yayan.errors import UserError
+from yayan.errors import UserError, WorkError
 from yayan.weights.stream import TensorSpec, TensorWriter, open_tensors, totals
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -136,7 +136,7 @@ def test_the_plan_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_is_too_small_is_known_before_writing(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="GB, the disk has less"):
+    with pytest.raises(WorkError, match="the disk is full"):
         TensorWriter(tmp_path, {"t": TensorSpec((10**9, 10**9), torch.float32)})
     assert not any(tmp_path.iterdir())
 

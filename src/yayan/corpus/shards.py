@@ -22,6 +22,7 @@ from yayan.model.folder import read_json
 FORMAT = 1
 INDEX_NAME, IDS_NAME, MASK_NAME = "index.json", "tokens.ids", "tokens.mask"
 DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+NEEDED_KEYS = ("kind", "tokenizer", "dtype", "tokens", "targets", "lengths")
 UINT16_IDS = 1 << 16
 LENGTHS_AT_ONCE = 1 << 16
 
@@ -99,6 +100,9 @@ class Shards:
         index = read_json(folder / INDEX_NAME)
         if index.get("format") != FORMAT:
             raise UserError(f"these shards are not of format {FORMAT}", where=folder, cure="pack them again")
+        if missing := [key for key in NEEDED_KEYS if key not in index]:
+            what = f"the index has no {missing[0]}"
+            raise UserError(what, where=folder / INDEX_NAME, cure="pack the texts again")
         if tokenizer is not None and index["tokenizer"] != tokenizer:
             cure = "pack the texts again with the model's tokenizer"
             raise UserError("these shards were packed with another tokenizer", where=folder, cure=cure)

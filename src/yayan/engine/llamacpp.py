@@ -29,6 +29,7 @@ Message = dict[str, str]
 LOCAL_HOST = "127.0.0.1"
 MAX_TOKENS = 512
 TEMPERATURE = 0.2
+LARGEST_CONTEXT = (1 << 31) - 1  # of all conversations together
 QUIET, TALKATIVE = -1, 3  # llama.cpp's levels of logging
 F32_CACHE = 0  # ggml's number of the type
 NO_FLASH_ATTENTION = 0  # its kernel is off by up to 2e-3 in log-probabilities, even with a float32 cache
@@ -59,6 +60,9 @@ class LlamaCpp:
     ) -> None:
         self.header = read_header(gguf)
         self.context = choose_context(self.header, context)
+        if parallel * self.context > LARGEST_CONTEXT:
+            what = f"{parallel} conversations of {self.context} tokens are more than llama.cpp can count"
+            raise UserError(what, where="parallel", cure="ask for fewer")
         self.name = name or gguf.stem
         self._key = api_key
         refuse_busy_port(host, port)

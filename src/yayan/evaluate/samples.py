@@ -39,6 +39,8 @@ class EvalSamples(Stage):
             raise UserError(f"there is no system prompt {self.system}", cure=f"take one of {names}")
         if self.max_tokens < 1:
             raise UserError(f"answers of {self.max_tokens} tokens", cure="give at least 1")
+        if self.threads is not None and self.threads < 1:
+            raise UserError(f"{self.threads} threads", cure="give at least 1")
         if template_of(self.model) is None:
             cure = "tune it on chats first (yayan sft), or name a tuned model"
             raise UserError(
@@ -87,7 +89,7 @@ def ask(engine: LlamaCpp, prompt: str, system: str, max_tokens: int) -> Answer:
     """One greedy answer; the time is that of the whole request, prompt included."""
     messages = [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
     started = time.monotonic()
-    body = {"messages": messages, "max_tokens": max_tokens, "temperature": 0}
+    body = {"messages": messages, "max_tokens": min(max_tokens, engine.context), "temperature": 0}
     reply = engine.ask("/v1/chat/completions", body)
     choice = reply["choices"][0]
     return Answer(

@@ -9,6 +9,14 @@ from yayan import lineage
 from yayan.errors import UserError
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+)
 TEMPLATE_FILE = "chat_template.jinja"
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -59,7 +67,20 @@ def read_config(folder: Path) -> dict:
         raise UserError(f"a model of type {kind} is not supported", where=folder / "config.json", cure=cure)
     if config.get("quantization_config"):
         raise UserError("this model is quantised", where=folder, cure="take the one that it was made from")
+    refuse_bad_sizes(config, folder / "config.json")
     return config
+
+
+def refuse_bad_sizes(config: dict, where: Path) -> None:
+    """UserError unless the sizes that every such configuration has are there and make a model."""
+    cure = "fetch or make the folder again"
+    for key in SIZES:
+        size = config.get(key)
+        if not isinstance(size, int) or size < 1:
+            raise UserError(f"{key} is {size if key in config else 'missing'}", where=where, cure=cure)
+    width, heads = config["hidden_size"], config["num_attention_heads"]
+    if width % heads:
+        raise UserError(f"hidden_size {width} is no multiple of {heads} heads", where=where, cure=cure)
 
 
 def old_rows(model: Path) -> int | None:

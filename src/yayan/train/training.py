@@ -123,8 +123,13 @@ def check_options(options: Training) -> None:
     for name in (*positive, "learning_rate", "rows_learning_rate"):
         if getattr(options, name) <= 0:
             raise UserError(f"{name} is {getattr(options, name)}", where=name, cure="give more than 0")
-    if options.steps is not None and options.steps < 1:
-        raise UserError(f"steps is {options.steps}", where="steps", cure="give at least 1")
+    for name in ("weight_decay", "save_minutes", "seed"):
+        if getattr(options, name) < 0:
+            raise UserError(f"{name} is {getattr(options, name)}", where=name, cure="give 0 or more")
+    for name in ("steps", "heldout_bytes", "threads"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UserError(f"{name} is {value}", where=name, cure="give at least 1")
     for name in ("warmup", "dropout"):
         if not 0 <= getattr(options, name) < 1:
             raise UserError(

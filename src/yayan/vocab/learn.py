@@ -21,6 +21,7 @@ from yayan.vocab.merges import COVERAGE, continue_base
 
 BYTES_AND_SPECIALS = 256 + 4
 LONGEST_CONTINUED, LONGEST_NEW = 8, 16
+LARGEST_SIZE, LARGEST_LENGTH = 1 << 20, 1000  # beyond any tokenizer in use
 SAMPLE_CHARACTERS = 1_000_000
 SHOWN = 20
 
@@ -43,9 +44,15 @@ class Vocab(Stage):
     """How often the corpus must hold what becomes a new word (with a base; characters need only occur)."""
 
     def check(self) -> None:
-        for name, value, least in (("longest", self.longest, 2), ("smallest_count", self.smallest_count, 1)):
+        for name, value, least, most in (
+            ("longest", self.longest, 2, LARGEST_LENGTH),
+            ("smallest_count", self.smallest_count, 1, None),
+            ("size", self.size, 1, LARGEST_SIZE),
+        ):
             if value is not None and value < least:
                 raise UserError(f"{name} is {value}", cure=f"ask for {least} or more")
+            if value is not None and most is not None and value > most:
+                raise UserError(f"{name} is {value}", cure=f"ask for {most} or less")
         text_files(self.corpus)
         taken = len(open_base(self.base).proto.pieces) if self.base else BYTES_AND_SPECIALS
         if self.size <= taken:

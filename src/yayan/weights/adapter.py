@@ -122,6 +122,8 @@ def row_ids(config: dict, module: str, folder: Path) -> torch.Tensor:
         indices = {"embed_tokens": indices}
     for name, ids in indices.items():
         if f".{module}".endswith(f".{name}"):
+            if not isinstance(ids, list) or not all(isinstance(id_, int) for id_ in ids):
+                break
             return torch.tensor(ids, dtype=torch.int64)
     what = f"the adapter has rows of {module} but trainable_token_indices does not say which"
     raise UserError(what, where=folder / "adapter_config.json", cure="save the adapter again")

@@ -36,14 +36,6 @@ INSIDE_LAYER = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
-NEEDED_KEYS = (
-    "hidden_size",
-    "intermediate_size",
-    "max_position_embeddings",
-    "num_attention_heads",
-    "num_hidden_layers",
-    "rms_norm_eps",
-)
 ROPE_KEYS = {"rope_theta", "rope_type", "type", "factor", "original_max_position_embeddings"}
 
 
@@ -103,9 +95,8 @@ def plan_file(model: Path, file_type: FileType) -> PlannedFile:
     if family != "llama" or config.get("hidden_act", "silu") != "silu":
         what = f"a model of type {family} cannot be written as GGUF so far"
         raise UserError(what, where=model / "config.json", cure="models of type llama can")
-    missing = [key for key in NEEDED_KEYS if key not in config]
-    if missing:
-        what = f"the configuration has no {missing[0]}"
+    if "rms_norm_eps" not in config:
+        what = "the configuration has no rms_norm_eps"
         raise UserError(what, where=model / "config.json", cure="fetch or make the folder again")
     rope_of(config)
     source = open_tensors(model)

@@ -6,6 +6,7 @@ from gguf import GGUFWriter, TokenType
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from yayan.errors import UserError
+from yayan.template import encode_prompt
 from yayan.tokenizer import Tokenizer, load_tokenizer, read_sentencepiece
 
 UNUSED_SCORE = -1e6  # of rows that have no token
@@ -55,4 +56,6 @@ def read_tokenizer(model: Path, rows: int) -> tuple[Tokenizer, ModelProto]:
     if len(names) > rows:
         what = f"the tokenizer has {len(names)} tokens, the embedding {rows} rows"
         raise UserError(what, where=model, cure="grow the model to its tokenizer first")
+    if tokenizer.template is not None:
+        encode_prompt(tokenizer, [{"role": "user", "content": "1"}])  # refuses a template that is none
     return tokenizer, proto

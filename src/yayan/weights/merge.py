@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from yayan import lineage
 from yayan.errors import UserError, WorkError
 from yayan.model.folder import (
     GENERATION_FILE,
@@ -63,7 +64,21 @@ def open_inputs(base: Path, adapters: Iterable[Path]) -> tuple[dict, TensorSourc
         refuse_other_tokenizer(base, folder)
     if not opened:
         raise UserError("there is nothing to merge", cure="name at least one --adapter")
+    refuse_other_base(base, opened[0].folder)
     return config, source, opened
+
+
+def refuse_other_base(base: Path, adapter: Path) -> None:
+    """UserError if the adapter's record tells that it was trained on a model of other content.
+
+    Only the first adapter is asked: the others may have been trained on the sum of those before them.
+    """
+    record = lineage.read(adapter)
+    trained_on = record["inputs"].get("model") if record else None
+    if trained_on and trained_on["sha256"] != lineage.sha256_of(base):
+        what = f"the adapter was trained on {trained_on['path']}, and this base is another model"
+        cure = "give the base that it was trained on"
+        raise UserError(what, where=base, cure=cure)
 
 
 def refuse_other_tokenizer(base: Path, adapter: Path) -> None:

@@ -17,7 +17,7 @@ from types import TracebackType
 import torch
 from safetensors import SafetensorError, safe_open
 
-from yayan.errors import UserError
+from yayan.errors import UserError, WorkError
 from yayan.model.folder import read_json, write_json
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -120,7 +120,7 @@ def open_tensors(folder: Path, stem: str = "model") -> TensorSource:
 class TensorWriter:
     """Writes the tensors of a plan, in any order, into `model.safetensors` or into shards with an index.
 
-    `with TensorWriter(out, plan) as writer: writer.add(name, tensor)` for each name of the plan. Raises UserError if
+    `with TensorWriter(out, plan) as writer: writer.add(name, tensor)` for each name of the plan. Raises WorkError if
     the disk has not enough room for all of them.
     """
 
@@ -132,8 +132,8 @@ class TensorWriter:
         for stale in folder.glob("model*.safetensors*"):
             stale.unlink()
         if shutil.disk_usage(folder).free < self.bytes:
-            what = f"the weights need {self.bytes / 1e9:.1f} GB, the disk has less"
-            raise UserError(what, where=folder, cure="free some space")
+            what = f"the disk is full, the weights need {self.bytes / 1e9:.3g} GB"
+            raise WorkError(what, where=folder, cure="free some space, the same command goes on")
         groups = group_by_size(self.plan, max_shard_bytes)
         self._missing = set(plan)
         self._places: dict[str, tuple[Path, int]] = {}
