@@ -10,6 +10,7 @@ from yayan.cli import parse
 from yayan.recipe import read_recipe, stages_of
 
 ROOT = Path(__file__).parents[1]
+COMMAND = re.compile(r"^(?:yayan|make) .*$", re.M)
 READMES = [ROOT / "README.md", ROOT / "README_zh.md"]
 
 
@@ -50,6 +51,9 @@ def test_the_recipe_of_the_readme_parses_and_is_the_same_in_both(tmp_path: Path)
 def test_both_have_the_same_sections_and_commands() -> None:
     texts = [readme.read_text(encoding="utf-8") for readme in READMES]
     assert len({len(re.findall(r"^## ", text, re.M)) for text in texts}) == 1
-    commands = [[line.split("#")[0].strip() for line in re.findall(r"^(?:yayan|make) .*$", text, re.M)] for text in texts]
+    commands = [
+        [line.split("#")[0].strip() for line in re.findall(r"^(?:yayan|make) .*$", text, re.M)]
+        for text in texts
+    ]
     assert commands[0] == commands[1]
     assert len({len(re.findall(r"^- ", text, re.M)) for text in texts}) == 1

@@ -1,6 +1,7 @@
 """`yayan VERB`: the table of verbs. Only the module of the verb asked for is imported."""
 
 import difflib
+import importlib
 import json
 import signal
 import sys
@@ -89,6 +90,12 @@ def refuse_impossible_numbers(command: Command | Stage) -> None:
                 raise UserError(f"{option.name} is {item}", where=option.name, cure="give a smaller number")
 
 
+def command_of(verb: str) -> type[Command] | type[Stage]:
+    """The dataclass of a verb; imports its module."""
+    module, _, name = VERBS[verb][0].partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 def act(command: Command | Stage) -> None:
     """Carry out a parsed verb."""
     if isinstance(command, Stage):
@@ -104,7 +111,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in tokens
     tokens = [token for token in tokens if token != "--debug"]
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         command = parse(tokens)
         if command is not None:
@@ -123,6 +130,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         text = " ".join(str(error).split())
         fail(f"{type(error).__name__}: {text} (--debug shows where).", 1)
     sys.exit(0)
+
+
+def interrupt(*_: object) -> NoReturn:
+    """SIGTERM ends a run as Ctrl-C does (also where a shell started it in the background, which ignores SIGINT)."""
+    raise KeyboardInterrupt
 
 
 def fail(sentence: str, exit_code: int) -> NoReturn:

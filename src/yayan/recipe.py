@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from yayan.cli import VERBS, parse
+from yayan.cli import VERBS, command_of, parse
 from yayan.errors import UserError
 from yayan.stage import SAMPLE_PREFIX, Stage, sample_path
 
@@ -212,10 +212,7 @@ def stages_of(recipe: Recipe) -> dict[str, Stage]:
             stage = parse([*tokens, f"--out={recipe.out / step}"])
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
-        if not isinstance(stage, Stage):
-            raise UserError(
-                f"{tokens[0]} makes no folder, it is no step of a road", where=where, cure="drop it"
-            )
+        assert isinstance(stage, Stage)
         stages[step] = stage
     return stages
 
@@ -223,11 +220,14 @@ def stages_of(recipe: Recipe) -> dict[str, Stage]:
 def verb_tokens(step: str, where: str) -> list[str]:
     """`eval-bits-after` -> ["eval", "bits"]: the longest verb that the name begins with."""
     words = step.split("-")
-    for length in (2, 1):
-        verb = " ".join(words[:length])
-        if verb in VERBS:
-            return verb.split()
-    raise UserError(f"no verb is called {words[0]}", where=where, cure=f"the verbs are {', '.join(VERBS)}")
+    verb = next((verb for length in (2, 1) if (verb := " ".join(words[:length])) in VERBS), None)
+    if verb is None:
+        raise UserError(
+            f"no verb is called {words[0]}", where=where, cure=f"the verbs are {', '.join(VERBS)}"
+        )
+    if not issubclass(command_of(verb), Stage):
+        raise UserError(f"{verb} makes no folder, it is no step of a road", where=where, cure="drop it")
+    return verb.split()
 
 
 def resolve(value: Any, names: dict[str, Any], where: str) -> Any:

@@ -1,30 +1,23 @@
 """The reference page of all verbs and options, made from the dataclasses alone."""
 
 import dataclasses
-import importlib
 import inspect
 import types
 import typing
 
 from cyclopts import App
 
-from yayan.cli import VERBS
-from yayan.stage import Command, Stage
+from yayan.cli import VERBS, command_of
+from yayan.stage import Stage
 
 HEAD = """# Verbs and options
 
-Made by `python -m yayan.reference > docs/reference.md`; a test holds this page against the code. On the command line an
-option is written `--learning-rate 2e-4`, in a recipe `learning_rate: 2e-4`. Every verb that makes a folder also takes
-`--out FOLDER` (a recipe names it itself), `--again` (make OUT anew even if it is finished) and `--json` (print the record
-of OUT). `--debug` anywhere shows where an error came from. Exit codes: 0 done, 1 the work failed, 2 the question was
-wrong, 130 interrupted.
+Made by `python -m yayan.reference > docs/reference.md`; a test holds this page against the code. On the command line
+an option is written `--learning-rate 2e-4`, in a recipe `learning_rate: 2e-4`. Every verb that makes a folder also
+takes `--out FOLDER` (a recipe names it itself), `--again` (make OUT anew even if it is finished) and `--json` (print
+the record of OUT). `--debug` anywhere shows where an error came from. Exit codes: 0 done, 1 the work failed, 2 the
+question was wrong, 130 interrupted.
 """
-
-
-def command_of(verb: str) -> type[Command] | type[Stage]:
-    """The dataclass of a verb."""
-    module, _, name = VERBS[verb][0].partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def help_of(command: type) -> dict[str, str]:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from yayan.cli import VERBS
-from yayan.reference import command_of, help_of, page
+from yayan.cli import VERBS, command_of
+from yayan.reference import help_of, page
 from yayan.stage import Command, Stage, verb_of
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference.md"

@@ -58,7 +58,7 @@ class Endless(Copy):
         return metrics
 
 
-@pytest.fixture()
+@pytest.fixture
 def copy(tmp_path: Path) -> Copy:
     (tmp_path / "text.txt").write_text("abc")
     return Copy(out=tmp_path / "out", text=tmp_path / "text.txt", times=2)

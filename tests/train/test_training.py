@@ -44,7 +44,7 @@ def write_jsonl(path: Path, rows: list[dict]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-@pytest.fixture()
+@pytest.fixture
 def pretrain(road: Path, tmp_path: Path) -> Pretrain:
     return Pretrain(
         out=tmp_path / "adapter",
@@ -137,7 +137,7 @@ def command(stage: Pretrain) -> list[str]:
     return [sys.executable, "-m", "yayan", "pretrain", *paths, *flags, f"--heldout.zh={stage.heldout['zh']}"]
 
 
-@pytest.mark.slow()
+@pytest.mark.slow
 def test_a_killed_training_resumes_to_the_bit(pretrain: Pretrain) -> None:
     """kill -9 twice on the way; adapter and losses equal those of a run that nobody disturbed."""
     stage = replace(pretrain, steps=120, save_minutes=0.0, dropout=0.1)

@@ -79,17 +79,31 @@ def _chunk_gradients(
     wide: torch.dtype,
     nats: torch.Tensor,
 ) -> list[torch.Tensor]:
-    """softmax - onehot for each piece, in h's dtype; adds the chunk's loss to `nats` in place."""
+    """softmax - onehot for each piece, in h's dtype; adds the chunk's loss to `nats` in place.
+
+    Each piece is exponentiated once, against its own maximum, and scaled when the normaliser of all pieces is known.
+    """
     logits = [(h_CD @ w_VD.T).to(wide) for w_VD in pieces]
-    lse_C = torch.stack([x_CV.logsumexp(1) for x_CV in logits if x_CV.shape[1]]).logsumexp(0)
+    own = [_own_targets(targets_C, *span) for span in _spans(logits)]
+    for x_CV, (row, column) in zip(logits, own, strict=True):
+        nats -= x_CV[row, column].sum()
+    peaks = [x_CV.amax(1) if x_CV.shape[1] else x_CV.new_full((len(x_CV),), -torch.inf) for x_CV in logits]
+    sums = [x_CV.sub_(peak_C[:, None]).exp_().sum(1) for x_CV, peak_C in zip(logits, peaks, strict=True)]
+    lse_C = torch.stack([p_C + s_C.log() for p_C, s_C in zip(peaks, sums, strict=True)]).logsumexp(0)
     nats += lse_C.sum()
-    offset = 0
-    for x_CV in logits:
-        rows = x_CV.shape[1]
-        own_C = ((targets_C >= offset) & (targets_C < offset + rows)).nonzero()[:, 0]
-        column_C = targets_C[own_C] - offset
-        nats -= x_CV[own_C, column_C].sum()
-        x_CV.sub_(lse_C[:, None]).exp_()  # the logits become probabilities
-        x_CV[own_C, column_C] -= 1
-        offset += rows
+    for x_CV, peak_C, (row, column) in zip(logits, peaks, own, strict=True):
+        x_CV.mul_((peak_C - lse_C).exp_()[:, None])
+        x_CV[row, column] -= 1
     return [x_CV.to(h_CD.dtype) for x_CV in logits]
+
+
+def _spans(logits: list[torch.Tensor]) -> list[tuple[int, int]]:
+    """First row and number of rows of each piece."""
+    rows = [x_CV.shape[1] for x_CV in logits]
+    return [(sum(rows[:i]), count) for i, count in enumerate(rows)]
+
+
+def _own_targets(targets_C: torch.Tensor, first: int, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions whose target lies in a piece, and the target's row there."""
+    row = ((targets_C >= first) & (targets_C < first + rows)).nonzero()[:, 0]
+    return row, targets_C[row] - first

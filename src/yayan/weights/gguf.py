@@ -81,7 +81,7 @@ class Gguf(Stage):
         template = self.model / TEMPLATE_FILE
         return {
             "files": {paths[kind].name: entry for kind, entry in files.items()},
-            "tokenizer": sha256_of(self.model / "tokenizer.json"),
+            "tokenizer": proof.tokenizer.sha256,
             "template": sha256_of(template) if template.is_file() else None,
         }
 
