@@ -14,6 +14,10 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the real data (../shared) is not here")
 
 
+def quietly(_: str) -> None:
+    """Swallow what the runner says: `execute(stage, quietly)`."""
+
+
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tests remember hashes and converted models in a folder of their own."""

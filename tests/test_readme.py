@@ -15,7 +15,9 @@ READMES = [ROOT / "README.md", ROOT / "README_zh.md"]
 
 
 def blocks(readme: Path, language: str = "") -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", readme.read_text(encoding="utf-8"), re.M | re.S)
+    """What stands between fences of a language."""
+    fences = re.findall(r"^```(\w*)\n(.*?)^```\n", readme.read_text(encoding="utf-8"), re.M | re.S)
+    return [text for kind, text in fences if kind == language]
 
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda path: path.name)

@@ -28,7 +28,7 @@ def test_plain_peft_loads_what_we_write(tmp_path: Path, tied: bool, rows: str) -
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for value in [*pairs.values(), *ends.trained_rows().values()]:
-            value += 0.3 * torch.randn(value.shape, generator=generator)
+            value.add_(0.3 * torch.randn(value.shape, generator=generator))
     (tmp_path / "adapter").mkdir()
     save_adapter(ends, config, str(tmp_path / "base"), tmp_path / "adapter")
 

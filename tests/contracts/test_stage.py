@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import quietly
 from yayan import lineage
 from yayan.errors import UserError, WorkError
 from yayan.stage import InputPath, Stage, execute
@@ -66,10 +67,6 @@ def copy(tmp_path: Path) -> Copy:
 
 def partial(stage: Stage) -> Path:
     return stage.out.with_name(stage.out.name + ".partial")
-
-
-def quietly(_: str) -> None:
-    """Swallow what the runner says."""
 
 
 def test_a_finished_output_is_complete_and_recorded(copy: Copy) -> None:
@@ -188,7 +185,7 @@ def test_a_stage_is_frozen_and_keyword_only(copy: Copy) -> None:
     with pytest.raises(FrozenInstanceError):
         copy.times = 3  # type: ignore[misc]
     with pytest.raises(TypeError):
-        Copy(Path("out"), Path("text"))  # type: ignore[misc]
+        Copy(*[Path("out"), Path("text")])  # type: ignore[misc]
 
 
 def wait_for(path: Path, seconds: float = 60) -> None:

@@ -106,7 +106,7 @@ def test_logits_are_the_models_own_and_rows_are_written_back(tied: bool) -> None
         before = model(input_ids=ids).logits
         torch.testing.assert_close(ends.logits(ends.hidden(ids)[0]), before[0], rtol=1e-5, atol=1e-5)
         for rows in ends.trained_rows().values():
-            rows += 1.0
+            rows.add_(1.0)
         changed = ends.logits(ends.hidden(ids + 40)[0])
         ends.write_back()
         torch.testing.assert_close(model(input_ids=ids + 40).logits[0], changed, rtol=1e-5, atol=1e-4)

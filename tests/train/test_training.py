@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.conftest import quietly
 from tests.tiny import make_base, make_model, make_tokenizer
 from yayan import lineage
 from yayan.corpus.pack import Pack
@@ -35,8 +36,8 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_jsonl(root / "zh.jsonl", [{"text": text} for text in documents])
     turns = [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "世界 abc"}]
     write_jsonl(root / "chats.jsonl", [{"messages": turns * n} for n in (1, 2, 1)])
-    execute(Grow(out=root / "grown", model=root / "base", tokenizer=root / "tokenizer"), str)
-    execute(Pack(out=root / "shards", tokenizer=root / "grown", corpus=[root / "zh.jsonl"]), str)
+    execute(Grow(out=root / "grown", model=root / "base", tokenizer=root / "tokenizer"), quietly)
+    execute(Pack(out=root / "shards", tokenizer=root / "grown", corpus=[root / "zh.jsonl"]), quietly)
     return root
 
 
@@ -65,10 +66,10 @@ def pretrain(road: Path, tmp_path: Path) -> Pretrain:
 
 
 def test_training_learns_and_says_so(pretrain: Pretrain) -> None:
-    new_rows = execute(pretrain, str)["metrics"]
+    new_rows = execute(pretrain, quietly)["metrics"]
     assert new_rows["rows_parameters"] == 2 * len(NEW) * 24
     pretrain = replace(pretrain, out=pretrain.out.with_name("all"), rows="all")
-    metrics = execute(pretrain, str)["metrics"]
+    metrics = execute(pretrain, quietly)["metrics"]
     assert new_rows["loss_last"] < 0.97 * new_rows["loss_first"]
     assert metrics["loss_last"] < 0.6 * metrics["loss_first"]
     assert metrics["bits_per_byte_after"]["zh"] < 0.6 * metrics["bits_per_byte_before"]["zh"]
@@ -88,7 +89,7 @@ def test_held_out_bits_are_those_of_a_plain_forward_pass(pretrain: Pretrain, roa
     """The first measurement is of the grown model itself: compare with transformers' own loss."""
     from yayan.tokenizer import load_tokenizer
 
-    found = execute(replace(pretrain, steps=1, rows="none"), str)["metrics"]["bits_per_byte_before"]["zh"]
+    found = execute(replace(pretrain, steps=1, rows="none"), quietly)["metrics"]["bits_per_byte_before"]["zh"]
     model, tokenizer = load_model(road / "grown"), load_tokenizer(road / "grown")
     nats, size = 0.0, 0
     for line in (road / "zh.jsonl").read_text().splitlines():
@@ -103,7 +104,7 @@ def test_held_out_bits_are_those_of_a_plain_forward_pass(pretrain: Pretrain, roa
 
 
 def test_full_training_writes_a_model_folder(pretrain: Pretrain, road: Path) -> None:
-    metrics = execute(replace(pretrain, train="full"), str)["metrics"]
+    metrics = execute(replace(pretrain, train="full"), quietly)["metrics"]
     assert metrics["loss_last"] < 0.6 * metrics["loss_first"]
     model = load_model(pretrain.out)
     assert not torch.equal(model.lm_head.weight, load_model(road / "grown").lm_head.weight)
@@ -121,7 +122,7 @@ def test_an_accumulated_step_is_normalised_over_all_its_targets(pretrain: Pretra
             accumulation=accumulation,
             steps=12,
         )
-        execute(stage, str)
+        execute(stage, quietly)
         lines = (stage.out / "metrics.jsonl").read_text().splitlines()
         losses.append([json.loads(line).get("loss", 0.0) for line in lines])
     assert losses[0] == pytest.approx(losses[1], rel=2e-4)
@@ -167,14 +168,14 @@ def losses_of(folder: Path) -> list[tuple]:
 
 def test_a_step_that_explodes_stops_the_run(pretrain: Pretrain) -> None:
     with pytest.raises(WorkError, match=r"step \d+ has a loss of"):
-        execute(replace(pretrain, learning_rate=1e25, rows_learning_rate=1e25, warmup=0.0), str)
+        execute(replace(pretrain, learning_rate=1e25, rows_learning_rate=1e25, warmup=0.0), quietly)
     assert not pretrain.out.exists()
 
 
 def test_sft_trains_on_answers_only_and_brings_the_template(
     pretrain: Pretrain, road: Path, tmp_path: Path
 ) -> None:
-    execute(Pack(out=tmp_path / "chats", tokenizer=road / "grown", chats=[road / "chats.jsonl"]), str)
+    execute(Pack(out=tmp_path / "chats", tokenizer=road / "grown", chats=[road / "chats.jsonl"]), quietly)
     stage = Sft(
         out=tmp_path / "sft",
         model=road / "grown",
@@ -188,14 +189,14 @@ def test_sft_trains_on_answers_only_and_brings_the_template(
         rows_learning_rate=2e-2,
         threads=1,
     )
-    metrics = execute(stage, str)["metrics"]
+    metrics = execute(stage, quietly)["metrics"]
     assert metrics["loss_last"] < 0.5 * metrics["loss_first"]
     assert (tmp_path / "sft" / "chat_template.jinja").exists()
     record = lineage.read(tmp_path / "sft")
     assert record is not None
     assert record["template"] == lineage.sha256_of(tmp_path / "chats" / "chat_template.jinja")
     with pytest.raises(UserError, match="hold documents"):
-        execute(replace(stage, out=tmp_path / "no", shards=[road / "shards"]), str)
+        execute(replace(stage, out=tmp_path / "no", shards=[road / "shards"]), quietly)
 
 
 @pytest.mark.parametrize(
@@ -213,18 +214,18 @@ def test_wrong_options_are_named_before_anything_is_written(
     pretrain: Pretrain, changes: dict, words: str
 ) -> None:
     with pytest.raises(UserError, match=words):
-        execute(replace(pretrain, **changes), str)
+        execute(replace(pretrain, **changes), quietly)
     assert not list(pretrain.out.parent.glob("adapter*"))
 
 
 def test_what_does_not_fit_is_named(pretrain: Pretrain, road: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="another tokenizer"):
-        execute(replace(pretrain, model=road / "base"), str)
+        execute(replace(pretrain, model=road / "base"), quietly)
     size = make_tokenizer(tmp_path / "foreign", new=NEW)
     make_model(tmp_path / "foreign", rows=size)
     with pytest.raises(UserError, match="not known"):
-        execute(replace(pretrain, model=tmp_path / "foreign"), str)
+        execute(replace(pretrain, model=tmp_path / "foreign"), quietly)
     with pytest.raises(UserError, match="not a model folder"):
-        execute(replace(pretrain, model=road / "shards"), str)
+        execute(replace(pretrain, model=road / "shards"), quietly)
     with pytest.raises(UserError, match="not a shards folder"):
-        execute(replace(pretrain, shards=[road / "grown"]), str)
+        execute(replace(pretrain, shards=[road / "grown"]), quietly)
