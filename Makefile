@@ -36,8 +36,8 @@ $(VENV)/python:
 
 # Without an NVIDIA GPU torch's CPU build is enough (200 MB instead of several GB): PyTorch's own index has it.
 $(VENV)/torch: $(VENV)/python
-	@command -v nvidia-smi >/dev/null 2>&1 && $(PIP) '$(TORCH)' || \
-	  $(PIP) --retries 1 --timeout 20 --index-url $(TORCH_CPU_INDEX) '$(TORCH)' || $(PIP) '$(TORCH)'
+	@command -v nvidia-smi >/dev/null 2>&1 && $(PIP) $(LOCK) '$(TORCH)' || \
+	  $(PIP) --retries 1 --timeout 20 --index-url $(TORCH_CPU_INDEX) $(LOCK) '$(TORCH)' || $(PIP) $(LOCK) '$(TORCH)'
 	@touch $@
 
 $(VENV)/installed: $(VENV)/torch pyproject.toml
