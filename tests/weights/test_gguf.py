@@ -115,7 +115,7 @@ def test_the_stage_writes_each_type_and_says_what_was_checked(model: Path, tmp_p
     differences = [entry["largest_difference_of_logprobs"] for entry in (f16, q8, q4)]
     assert differences == sorted(differences)
     assert differences[0] < 0.02
-    assert record["tokenizer"] == sha256_of(folder / "tokenizer.json")
+    assert record["tokenizer"] == load_tokenizer(folder).sha256
     assert record["template"] == sha256_of(folder / "chat_template.jinja")
 
 
