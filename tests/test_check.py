@@ -73,7 +73,7 @@ def test_the_quickstart_is_checked_without_running_it(tmp_path: Path) -> None:
     stages = stages_of(read_recipe(find_recipe("quickstart"), [f"out={tmp_path / 'q'}"]))
     check_what_exists(stages)
     forecasts = forecast_road(stages)
-    config = forecasts["merge-chat"].config
+    config = forecasts["sft"].config
     assert config is not None
     assert config["vocab_size"] == 4096
     assert not list(tmp_path.iterdir())
