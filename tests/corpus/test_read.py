@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from yayan.corpus.bad import SHOWN_PLACES, Bad
 from yayan.corpus.read import Chat, chats, documents
 from yayan.errors import UserError
 
@@ -110,6 +111,69 @@ def test_a_broken_file_is_named(tmp_path: Path, case: str) -> None:
     assert place in str(caught.value)
     assert sentence in str(caught.value)
     assert str(caught.value).count("\n") == 0
+
+
+LINES = [case for case in BROKEN if BROKEN[case][2].rpartition(":")[2].isdigit()]
+
+
+@pytest.mark.parametrize("case", LINES)
+def test_a_broken_line_stops_the_reading_or_is_counted(tmp_path: Path, case: str) -> None:
+    name, data, place, sentence = BROKEN[case]
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(UserError) as caught:
+        list(documents([path], bad=Bad(skip=False)))
+    assert place in str(caught.value)
+    assert sentence in str(caught.value)
+    assert str(caught.value).endswith(", or pass --skip-bad.")
+    bad = Bad(skip=True)
+    list(documents([path], bad=bad))
+    assert bad.lines == 1
+    (reason,) = bad.reasons
+    assert bad.places == [f"{tmp_path / place}: {reason}"]
+
+
+def test_what_is_good_is_read_around_what_is_bad(tmp_path: Path) -> None:
+    text = tmp_path / "a.txt"
+    text.write_bytes("一\n".encode() + b"\xff\n" + "二\n\n".encode() + b"a\0\n\n" + "三".encode())
+    rows = ['{"text": "四"}', "{", "[]", '{"body": ""}', '{"text": 5}', "", '{"text": "五"}', "}"]
+    objects = tmp_path / "b.jsonl.xz"
+    objects.write_bytes(lzma.compress("\n".join(rows).encode()))
+    bad = Bad(skip=True)
+    found = [(document.text, document.line) for document in documents([text, objects], bad=bad)]
+    assert found == [("一\n二", 1), ("三", 7), ("四", 1), ("五", 7)]
+    assert bad.figures() == {
+        "lines": 7,
+        "reasons": {
+            "not UTF-8": 1,
+            "NUL": 1,
+            "not JSON": 2,
+            "not a JSON object": 1,
+            "no such field": 1,
+            "not text": 1,
+        },
+        "places": [
+            f"{text}:2: not UTF-8",
+            f"{text}:5: NUL",
+            f"{objects}:2: not JSON",
+            f"{objects}:3: not a JSON object",
+            f"{objects}:4: no such field",
+        ],
+    }
+    assert len(bad.places) == SHOWN_PLACES
+
+
+STREAMS = [case for case in BROKEN if case not in LINES]
+
+
+@pytest.mark.parametrize("case", STREAMS)
+def test_what_is_no_bad_line_is_not_skipped(tmp_path: Path, case: str) -> None:
+    name, data, _, sentence = BROKEN[case]
+    (tmp_path / name).write_bytes(data)
+    bad = Bad(skip=True)
+    with pytest.raises(UserError, match=sentence):
+        list(documents([tmp_path / name], bad=bad))
+    assert bad.lines == 0
 
 
 def test_paths_that_hold_nothing_are_named(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 `.txt`: a document is a paragraph, that is, lines up to a blank one. `.jsonl`: a line is an object; blank lines do not
 count. Either may be compressed (`.gz`, `.xz`, `.bz2`). A folder stands for all such files in it, sorted by name; other
-files there are passed over. Nothing is repaired: what is not strict UTF-8 stops the reading with its file and line.
+files there are passed over. Nothing is repaired: a broken line stops the reading with its file and line, or is left out
+and counted where that is asked for.
 """
 
 import bz2
@@ -13,9 +14,10 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from yayan import lineage
+from yayan.corpus.bad import Bad, BadLineError
 from yayan.errors import UserError
 
 OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
@@ -24,6 +26,7 @@ CHAT_KINDS = (".jsonl",)
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}
 
+T = TypeVar("T")
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
 
 
@@ -45,18 +48,19 @@ class Chat:
     line: int
 
 
-def documents(paths: Iterable[Path], field: str = "text") -> Iterator[Document]:
+def documents(paths: Iterable[Path], field: str = "text", bad: Bad | None = None) -> Iterator[Document]:
     """Documents of files and folders, in the order of `paths`; an empty text is handed on as it is.
 
     `field`: name of the text in a jsonl object. Raises UserError (file and line) for bad UTF-8, NUL, bad JSON, a
-    missing field; for a path that does not exist or cannot be read; for a file without any document.
+    missing field; for a path that does not exist or cannot be read; for a file without any document. With `bad.skip`
+    broken lines are left out (a paragraph goes on without them), and a file may hold nothing else.
     """
     for path in text_files(paths):
-        found = False
-        for document in _paragraphs(path) if kind_of(path) == ".txt" else _texts(path, field):
+        found, before = False, bad.lines if bad else 0
+        for document in _paragraphs(path, bad) if kind_of(path) == ".txt" else _texts(path, field, bad):
             found = True
             yield document
-        if not found:
+        if not found and (bad is None or bad.lines == before):
             raise UserError("there is no document in this file", where=path, cure="leave it out")
 
 
@@ -69,7 +73,9 @@ def chats(paths: Iterable[Path]) -> Iterator[Chat]:
     """
     for path in text_files(paths, CHAT_KINDS):
         found = False
-        for line, row in _objects(path):
+        for line, row in _readings(path, _object):
+            if row is None:
+                continue
             found = True
             where = f"{path}:{line}"
             messages = [_message(item, where) for item in _turns(row, where)]
@@ -106,10 +112,10 @@ def kind_of(path: Path) -> str:
     return Path(path.stem).suffix if path.suffix in OPENERS else path.suffix
 
 
-def _paragraphs(path: Path) -> Iterator[Document]:
+def _paragraphs(path: Path, bad: Bad | None) -> Iterator[Document]:
     lines: list[str] = []
     first = 0
-    for number, line in _lines(path):
+    for number, line in _readings(path, _decode, bad):
         if line.strip():
             first = first if lines else number
             lines.append(line)
@@ -120,39 +126,59 @@ def _paragraphs(path: Path) -> Iterator[Document]:
         yield Document("\n".join(lines), path, first)
 
 
-def _texts(path: Path, field: str) -> Iterator[Document]:
-    for line, row in _objects(path):
+def _texts(path: Path, field: str, bad: Bad | None) -> Iterator[Document]:
+    def read(raw: bytes, where: str) -> str | None:
+        row = _object(raw, where)
+        if row is None:
+            return None
         if field not in row:
-            raise UserError(f"there is no field {field!r}, there are {_names(row)}", where=f"{path}:{line}")
-        yield Document(_text(row[field], field, f"{path}:{line}"), path, line)
+            what = f"there is no field {field!r}, there are {_names(row)}"
+            raise BadLineError("no such field", what, where=where, cure="give the line this field")
+        return _text(row[field], field, where)
+
+    for line, text in _readings(path, read, bad):
+        if text is not None:
+            yield Document(text, path, line)
 
 
-def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in _lines(path):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
+def _readings(path: Path, read: Callable[[bytes, str], T], bad: Bad | None = None) -> Iterator[tuple[int, T]]:
+    """Numbered lines as `read(line, where)` understands them; `bad` takes those for which it raises BadLineError."""
+    for number, raw in _lines(path):
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(
-                f"this line is not JSON, {error}", where=where, cure="mend or remove it"
-            ) from error
-        if not isinstance(row, dict):
-            what = f"this line is a {type(row).__name__}, not a JSON object"
-            raise UserError(what, where=where, cure="write one object a line")
-        yield number, row
+            value = read(raw, f"{path}:{number}")
+        except BadLineError as line:
+            if bad is None:
+                raise
+            bad.take(line)
+        else:
+            yield number, value
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines without their ends (LF or CRLF), strictly decoded."""
+def _object(raw: bytes, where: str) -> dict[str, Any] | None:
+    """The JSON object of a line, None for a blank line."""
+    line = _decode(raw, where)
+    if not line.strip():
+        return None
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        what = f"this line is not JSON, {error}"
+        raise BadLineError("not JSON", what, where=where, cure="mend or remove it") from error
+    if not isinstance(row, dict):
+        what = f"this line is a {type(row).__name__}, not a JSON object"
+        raise BadLineError("not a JSON object", what, where=where, cure="write one object a line")
+    return row
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Numbered lines without their ends (LF or CRLF)."""
     number = 0
     try:
         with _open(path) as stream:
             for number, raw in enumerate(stream, start=1):
                 if number == 1:
                     raw = raw.removeprefix(BYTE_ORDER_MARK)
-                yield number, _decode(raw.removesuffix(b"\n").removesuffix(b"\r"), f"{path}:{number}")
+                yield number, raw.removesuffix(b"\n").removesuffix(b"\r")
     except (EOFError, zlib.error, lzma.LZMAError) as error:
         cure = "copy it again"
         raise UserError(
@@ -169,28 +195,28 @@ def _open(path: Path) -> IO[bytes]:
 
 def _decode(raw: bytes, where: str) -> str:
     if b"\0" in raw:
-        raise UserError(
-            "a NUL byte is in this line", where=where, cure="remove it, or convert UTF-16 to UTF-8"
-        )
+        cure = "remove it, or convert UTF-16 to UTF-8"
+        raise BadLineError("NUL", "a NUL byte is in this line", where=where, cure=cure)
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         what = f"this is not UTF-8, byte {error.start + 1} of the line is 0x{raw[error.start]:02x}"
-        raise UserError(
-            what, where=where, cure="convert it, for example iconv -f GB18030 -t UTF-8"
-        ) from error
+        cure = "convert it, for example iconv -f GB18030 -t UTF-8"
+        raise BadLineError("not UTF-8", what, where=where, cure=cure) from error
 
 
 def _text(value: object, name: str, where: str) -> str:
     """A string that can be written as UTF-8 and holds no NUL."""
     if not isinstance(value, str):
-        raise UserError(f"{name!r} is a {type(value).__name__}, not text", where=where)
+        what = f"{name!r} is a {type(value).__name__}, not text"
+        raise BadLineError("not text", what, where=where, cure="write it as a string")
     if "\0" in value:
-        raise UserError(f"a NUL character is in {name!r}", where=where, cure="remove it")
+        raise BadLineError("NUL", f"a NUL character is in {name!r}", where=where, cure="remove it")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise UserError(f"half a surrogate pair is in {name!r}", where=where, cure="remove it") from error
+        what = f"half a surrogate pair is in {name!r}"
+        raise BadLineError("half a surrogate pair", what, where=where, cure="remove it") from error
     return value
 
 
