@@ -26,12 +26,13 @@ VERBS = {
     "gguf": ("yayan.weights.gguf:Gguf", "Write GGUF files for llama.cpp, quantised or not."),
     "chat": ("yayan.serve.terminal:Chat", "Talk to a model in the terminal."),
     "serve": ("yayan.serve.server:Serve", "Serve a model to OpenAI clients."),
+    "eval tokens": ("yayan.evaluate.tokens:EvalTokens", "How tokenizers cut texts, and their dead ids."),
     "eval bits": ("yayan.evaluate.bits:EvalBits", "Bits per byte of held-out texts."),
     "eval ceval": ("yayan.evaluate.choices:EvalCeval", "Accuracy on four-choice questions in C-Eval's form."),
     "eval samples": ("yayan.evaluate.samples:EvalSamples", "Greedy answers to given prompts."),
     "eval report": ("yayan.evaluate.report:EvalReport", "One page that tells what a road has done."),
 }
-EVAL_HELP = "Measure a model."
+EVAL_HELP = "Measure a model or a tokenizer."
 INTERRUPTED = 130
 LARGEST_NUMBER = 1 << 63
 
@@ -102,6 +103,8 @@ def act(command: Command | Stage) -> None:
         record = execute(command)
         if command.json:
             print(json.dumps(record, ensure_ascii=False))
+        else:
+            command.tell(record)
     else:
         command.run()
 

@@ -62,6 +62,9 @@ class Stage:
         """Write the artefact into `work` and return its metrics."""
         raise TypeError(f"{type(self).__name__} has no run()")
 
+    def tell(self, record: dict) -> None:
+        """Print what came of it on standard output: at the end of the verb's own command line, without --json."""
+
 
 NOT_THE_QUESTION = {field.name for field in fields(Stage)}
 

@@ -1,4 +1,4 @@
-"""Pictures of the report as SVG that stands inside the page and takes its colours, light or dark, from the page."""
+"""Pictures as SVG: inside a page, whose colours they take, light or dark, or as a file of their own."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -28,6 +28,14 @@ STYLE: Any = {
     "xtick.color": INK,
     "ytick.color": INK,
 }
+ALONE = {  # colours of a picture outside the page: the page's light ones
+    "currentColor": "#23211d",
+    "var(--series-1)": "#b4a68c",
+    "var(--series-2)": "#a8322d",
+    "var(--series-3)": "#3f6a8a",
+    "var(--series-4)": "#5c7f4f",
+}
+PAPER = "#ffffff"
 LINES = (*SERIES[1:], SERIES[0])  # the page's accent first: the first of the bars is the quiet one, "before"
 SMOOTHED_SHARE = 40  # the smoothed loss is a mean over a 40th of the steps
 
@@ -44,6 +52,15 @@ def svg_of(figure: Figure) -> str:
     for number, colour in enumerate(SERIES, 1):
         svg = svg.replace(colour, f"var(--series-{number})")
     return svg
+
+
+def standalone(svg: str) -> str:
+    """A picture of the page as the text of an SVG file: with colours of its own, on white."""
+    for name, colour in ALONE.items():
+        svg = svg.replace(name, colour)
+    head = svg.index(">") + 1
+    paper = f'<rect width="100%" height="100%" fill="{PAPER}"/>'
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{svg[:head]}\n {paper}{svg[head:]}'
 
 
 def draw_bars(groups: Mapping[str, Sequence[tuple[str, float, list[float] | None]]], unit: str) -> str:

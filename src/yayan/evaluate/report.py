@@ -45,6 +45,7 @@ def make_page(title: str, steps: list[Step]) -> Page:
         sections.road(steps),
         sections.languages(steps),
         sections.vocabulary(steps),
+        sections.tokens(steps),
         sections.training(steps),
         sections.choices(steps),
         sections.quantisation(steps),

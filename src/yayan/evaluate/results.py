@@ -18,16 +18,22 @@ class Protocol:
     version: int
 
 
-def write_results(work: Path, protocol: Protocol, model: Path, body: dict[str, object]) -> None:
+def write_results(work: Path, protocol: Protocol, model: Path | None, body: dict[str, object]) -> None:
     """Write the head that all tasks share (task, protocol, model by content) and the task's own part.
 
-    Dataclasses inside `body` are written as objects.
+    `model` is None where no single one was measured. Dataclasses inside `body` are written as objects.
     """
-    head = {
+    head: dict[str, object] = {
         "task": protocol.task,
         "protocol": protocol.name,
         "protocol_version": protocol.version,
-        "model": {"path": str(model), "sha256": lineage.sha256_of(model)},
     }
+    if model is not None:
+        head["model"] = by_content(model)
     text = json.dumps(head | body, ensure_ascii=False, indent=1, default=asdict)
     (work / RESULTS_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def by_content(path: Path) -> dict[str, str]:
+    """A path with the hash of what lies there."""
+    return {"path": str(path), "sha256": lineage.sha256_of(path)}

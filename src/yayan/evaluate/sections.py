@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from yayan.cli import VERBS
+from yayan.evaluate import cuts
 from yayan.evaluate.page import Card, Picture, Section, Table, Talk
 from yayan.evaluate.pictures import draw_bars, draw_training
 from yayan.evaluate.steps import Step, measured_texts
@@ -110,6 +111,31 @@ def vocabulary(steps: list[Step]) -> Section | None:
         )
     columns = ["step", "tokens", "new", "tokens a character before", "after", "longest new pieces"]
     return Section("Vocabulary", table=Table(columns, rows, [1, 2, 3, 4])) if rows else None
+
+
+def tokens(steps: list[Step]) -> Section | None:
+    """How each tokenizer cuts each text, and what is dead in it."""
+    found = [step for step in steps if step.stage == "eval tokens"]
+    if not found:
+        return None
+    parts = [cuts.text_table(step.metrics) for step in found]
+    rows = [[step.name, *row] for step, part in zip(found, parts, strict=True) for row in part.rows]
+    pictures = [
+        Picture(cuts.picture(step.metrics), f"{step.name}: tokens a character, less is better.")
+        for step in found
+    ]
+    points = [
+        f"{step.name}, {name}: {row['kind']}, {row['ids']:,} ids, of which no text produces {row['dead_ids']:,}."
+        for step in found
+        for name, row in step.metrics["tokenizers"].items()
+    ]
+    numeric = [number + 1 for number in parts[0].numeric]
+    return Section(
+        "Tokenizers",
+        table=Table(["step", *parts[0].columns], rows, numeric),
+        pictures=pictures,
+        points=points,
+    )
 
 
 def training(steps: list[Step]) -> Section | None:

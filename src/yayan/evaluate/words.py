@@ -86,6 +86,15 @@ def gguf_type(name: str) -> str:
     return name.removesuffix(".gguf").rpartition("-")[2]
 
 
+def tokens(m: Metrics) -> str:
+    """The mean over texts, in which each counts alike however long it is."""
+    texts = [text["tokenizers"] for text in m["texts"].values()]
+    means = {name: sum(row[name]["tokens_per_character"] for row in texts) / len(texts) for name in texts[0]}
+    cut = ", ".join(f"{name} {two(mean)}" for name, mean in means.items())
+    dead = ", ".join(f"{name} {row['dead_ids']:,}" for name, row in m["tokenizers"].items())
+    return f"tokens a character over {counted(len(texts), 'text')}: {cut}; dead ids: {dead}"
+
+
 def bits(m: Metrics) -> str:
     return "bits per byte: " + ", ".join(
         f"{name} {text['bits_per_byte']:.2f} ({span(text['interval'], two)})"
@@ -114,6 +123,7 @@ CLAUSES: dict[str, Callable[[Metrics], str]] = {
     "sft": train,
     "merge": merge,
     "gguf": gguf,
+    "eval tokens": tokens,
     "eval bits": bits,
     "eval ceval": ceval,
     "eval samples": samples,
