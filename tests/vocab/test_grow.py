@@ -3,17 +3,26 @@
 import json
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForCausalLM,
+    MistralConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from tests.tiny import PIECES, make_base, make_model, make_tokenizer
 from yayan.errors import UserError
 from yayan.model.load import load_model
 from yayan.stage import execute
 from yayan.tokenizer import load_tokenizer
-from yayan.vocab.grow import Grow, cut_new_tokens, form_model, grow_model, mean_of_pieces
+from yayan.vocab.grow import Grow, form_model, grow_model
+from yayan.vocab.init import NEED_CORPUS, Init, cut_new_tokens
 
 NEW = ["<pad>", "你好", "bcd", "▁a世", "猫", "好好"]
 SIZE, GROWN = len(PIECES), len(PIECES) + len(NEW)
@@ -24,22 +33,38 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 @pytest.fixture
 def tokenizer(tmp_path: Path) -> Path:
     make_tokenizer(tmp_path / "tokenizer", NEW)
+    file = tmp_path / "tokenizer" / "tokenizer.json"
+    state = json.loads(file.read_text(encoding="utf-8"))
+    state["model"]["merges"].append(["你", "好"])  # so that a text holds a new token
+    file.write_text(json.dumps(state), encoding="utf-8")
     return tmp_path / "tokenizer"
 
 
 def grow(
-    tmp_path: Path, tokenizer: Path, init: str = "mean_of_pieces", seed: int = 0
+    tmp_path: Path, tokenizer: Path, init: str = "mean_of_pieces", seed: int = 0, output: str | None = None
 ) -> dict[str, torch.Tensor]:
     out = tmp_path / "out"
     shutil.rmtree(out, ignore_errors=True)
-    stage = Grow(model=tmp_path / "base", tokenizer=tokenizer, init=init, seed=seed, out=out)  # type: ignore[arg-type]
+    corpus = None
+    if {init, output} & set(NEED_CORPUS):
+        corpus = [tmp_path / "corpus.txt"]
+        corpus[0].write_text("你世a bcd 好界 你好\n\n" * 30, encoding="utf-8")
+    stage = Grow(
+        model=tmp_path / "base",
+        tokenizer=tokenizer,
+        init=init,  # type: ignore[arg-type]
+        init_output=output,  # type: ignore[arg-type]
+        corpus=corpus,
+        seed=seed,
+        out=out,
+    )
     execute(stage)
     return load_file(out / "model.safetensors")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("init", ["mean_of_pieces", "mean", "noise"])
+@pytest.mark.parametrize("init", get_args(Init))
 def test_old_rows_and_all_other_tensors_keep_their_bits(
     tmp_path: Path, tokenizer: Path, tied: bool, dtype: torch.dtype, init: str
 ) -> None:
@@ -87,13 +112,8 @@ def test_mean_of_pieces(tmp_path: Path, tokenizer: Path, dtype: torch.dtype) -> 
         assert torch.equal(new[name][GROWN - 1], new[name][PIECES.index("好")])
 
 
-def test_a_token_of_which_no_piece_is_known_starts_as_the_mean(tmp_path: Path) -> None:
-    """Cuts of different lengths, an empty one among them; a tokenizer without bytes knows no 猫."""
-    rows = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)).bfloat16()
-    mean = rows.float().mean(0)
-    found = mean_of_pieces(rows, [[1, 2, 2], [], [4]], mean)
-    wanted = torch.stack([rows[[1, 2, 2]].float().mean(0), mean, rows[4].float()])
-    torch.testing.assert_close(found, wanted)
+def test_a_token_of_which_no_piece_is_known_has_no_cut(tmp_path: Path) -> None:
+    """A tokenizer without bytes knows no 猫; that such a token starts as the mean is test_init's."""
     make_tokenizer(tmp_path / "old", pieces=["<unk>", "<s>", "</s>", *PIECES[259:]])
     make_tokenizer(tmp_path / "new", ["猫", "猫好"], pieces=["<unk>", "<s>", "</s>", *PIECES[259:]])
     cuts = cut_new_tokens(load_tokenizer(tmp_path / "old"), load_tokenizer(tmp_path / "new"))
@@ -133,7 +153,7 @@ def test_rows_beyond_the_old_tokenizer_are_no_tokens(tmp_path: Path, tokenizer: 
         name: old[name].index_fill(0, torch.arange(SIZE, SIZE + padding), 1e6) for name in (EMBEDDING, HEAD)
     }
     save_file(poisoned, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
-    for init in ("mean_of_pieces", "mean"):
+    for init in get_args(Init):
         new = grow(tmp_path, tokenizer, init)
         for name in (EMBEDDING, HEAD):
             assert len(new[name]) == max(GROWN, SIZE + padding)
@@ -153,6 +173,84 @@ def test_a_tied_matrix_stored_twice_grows_alike(tmp_path: Path, tokenizer: Path)
     for init in ("mean_of_pieces", "noise"):
         new = grow(tmp_path, tokenizer, init)
         assert torch.equal(new[HEAD], new[EMBEDDING])
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("config", [MistralConfig, Qwen2Config, Qwen3Config])
+def test_every_family_grows(
+    tmp_path: Path, tokenizer: Path, config: type[PreTrainedConfig], tied: bool
+) -> None:
+    """Models as `transformers` writes them, with biases and norms of their own; logits of old tokens stay."""
+    base = tmp_path / "base"
+    make_tokenizer(base)
+    sizes = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4}
+    settings = config(
+        **sizes, num_key_value_heads=2, head_dim=6, vocab_size=SIZE + 3, tie_word_embeddings=tied
+    )
+    AutoModelForCausalLM.from_config(settings).to(torch.bfloat16).save_pretrained(base)
+    old = load_file(base / "model.safetensors")
+    for init in ("mean_of_pieces", "similar", "noisy_mean"):
+        new = grow(tmp_path, tokenizer, init)
+        assert old.keys() == new.keys()
+        for name in old:
+            rows = SIZE if name in (EMBEDDING, HEAD) else len(old[name])
+            assert torch.equal(new[name][:rows], old[name][:rows])
+        assert {len(new[name]) for name in (EMBEDDING, HEAD) if name in new} == {max(GROWN, SIZE + 3)}
+        ids = torch.tensor([[1, 260, 270, 5]])
+        before, after = (
+            load_model(folder, torch.bfloat16)(ids).logits for folder in (base, tmp_path / "out")
+        )
+        torch.testing.assert_close(after[..., :SIZE], before[..., :SIZE])
+
+
+def test_the_ends_may_start_differently(tmp_path: Path, tokenizer: Path) -> None:
+    make_base(tmp_path / "base")
+    alone = {init: grow(tmp_path, tokenizer, init) for init in get_args(Init)}
+    for init, output in (("mean_of_pieces", "noise"), ("noisy_mean", "similar"), ("similar", "mean")):
+        both = grow(tmp_path, tokenizer, init, output=output)
+        assert torch.equal(both[EMBEDDING], alone[init][EMBEDDING])
+        assert torch.equal(both[HEAD], alone[output][HEAD])
+    assert len({tensors[HEAD].numpy().tobytes() for tensors in alone.values()}) == len(alone)
+
+
+@pytest.mark.parametrize("init", get_args(Init))
+def test_the_same_question_gives_the_same_bytes(tmp_path: Path, tokenizer: Path, init: str) -> None:
+    make_base(tmp_path / "base", dtype=torch.bfloat16)
+    found = []
+    for _ in range(2):
+        grow(tmp_path, tokenizer, init, seed=5)
+        found.append((tmp_path / "out" / "model.safetensors").read_bytes())
+    assert found[0] == found[1]
+
+
+def test_an_output_end_that_is_the_input_end_has_no_start_of_its_own(tmp_path: Path, tokenizer: Path) -> None:
+    make_base(tmp_path / "base", tied=True)
+    stage = Grow(model=tmp_path / "base", tokenizer=tokenizer, init_output="mean", out=tmp_path / "out")
+    assert_refused(stage, "the ends of this model are tied")
+
+
+def test_a_corpus_is_given_where_it_is_needed_and_nowhere_else(tmp_path: Path, tokenizer: Path) -> None:
+    make_base(tmp_path / "base")
+    base, out, corpus = tmp_path / "base", tmp_path / "out", tmp_path / "corpus.txt"
+    for init in NEED_CORPUS:
+        assert_refused(Grow(model=base, tokenizer=tokenizer, init=init, out=out), f"{init} needs a corpus")
+        stage = Grow(model=base, tokenizer=tokenizer, init_output=init, out=out)
+        assert_refused(stage, f"{init} needs a corpus")
+    corpus.write_text("你好", encoding="utf-8")
+    stage = Grow(model=base, tokenizer=tokenizer, init="mean", corpus=[corpus], out=out)
+    assert_refused(stage, "mean does not look at a corpus .*: leave it out")
+    stage = Grow(model=base, tokenizer=tokenizer, init="similar", corpus=[tmp_path / "none.txt"], out=out)
+    with pytest.raises(UserError, match="none"):
+        execute(stage)
+    for given in ({"corpus": [corpus]}, {"init_output": "mean"}):
+        stage = Grow(tokenizer=tokenizer, shape={}, out=out, **given)
+        assert_refused(stage, "a new model starts from noise alone")
+    corpus.write_text('{"body": "你好"}', encoding="utf-8")
+    rows = corpus.rename(tmp_path / "corpus.jsonl")
+    stage = Grow(model=base, tokenizer=tokenizer, init="similar", corpus=[rows], out=out)
+    with pytest.raises(UserError, match="there is no field 'text', there are body"):
+        execute(stage)
+    execute(Grow(model=base, tokenizer=tokenizer, init="similar", corpus=[rows], field="body", out=out))
 
 
 def test_the_folder_is_whole(tmp_path: Path, tokenizer: Path) -> None:

@@ -48,6 +48,38 @@ def test_one_file_is_what_safetensors_reads(tmp_path: Path) -> None:
     assert_same(load_file(tmp_path / "model.safetensors"), tensors)
 
 
+def test_a_tensor_is_written_in_blocks_of_rows(tmp_path: Path) -> None:
+    tensors = {"a": torch.randn(7, 3).bfloat16(), "b": torch.randn(5, 2, 3)}
+    with TensorWriter(tmp_path, specs(tensors)) as writer:
+        for name, tensor in tensors.items():
+            writer.add_rows(
+                name, (block for block in tensor.T.contiguous().T.split(2)) if name == "a" else [tensor]
+            )
+    assert_same(load_file(tmp_path / "model.safetensors"), tensors)
+
+
+@pytest.mark.parametrize(
+    ("rows", "width", "dtype", "sentence"),
+    [
+        ([3, 3], 2, torch.float32, "48 bytes are written"),
+        ([3, 5], 2, torch.float32, "does not fit"),
+        ([7], 3, torch.float32, "does not fit"),
+        ([7], 2, torch.float16, "does not fit"),
+    ],
+)
+def test_blocks_that_are_not_the_planned_tensor(
+    tmp_path: Path, rows: list[int], width: int, dtype: torch.dtype, sentence: str
+) -> None:
+    writer = TensorWriter(
+        tmp_path, {"a": TensorSpec((7, 2), torch.float32), "b": TensorSpec((2,), torch.float32)}
+    )
+    writer.add("b", torch.tensor([1.0, 2.0]))
+    with pytest.raises(ValueError, match=sentence):
+        writer.add_rows("a", [torch.zeros(count, width, dtype=dtype) for count in rows])
+    with pytest.raises(ValueError, match="1 tensors were not written, such as a"):
+        writer.close()
+
+
 def test_tensors_of_different_widths_are_aligned(tmp_path: Path) -> None:
     write(tmp_path, {"odd": torch.ones(3).half(), "wide": torch.ones(1)})
     text = (tmp_path / "model.safetensors").read_bytes()

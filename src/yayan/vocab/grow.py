@@ -3,11 +3,11 @@
 Shapes: V rows of the old tokenizer, N new tokens, D width of the model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+import numpy as np
 import torch
 
 from yayan.errors import UserError
@@ -33,10 +33,8 @@ from yayan.vocab.form import (
     llama_tensors,
     write_new_weights,
 )
+from yayan.vocab.init import BLOCK_ROWS, Init, Mixes, make_mixes, new_rows, refuse_wrong_corpus, sample_texts
 from yayan.weights.stream import MAX_SHARD_BYTES, TensorSource, TensorSpec, TensorWriter, open_tensors, totals
-
-Init = Literal["mean_of_pieces", "mean", "noise"]
-BLOCK_ROWS = 1024  # rows that are held at once in a wider format than the model's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +46,13 @@ class Grow(Stage):
     tokenizer: InputPath
     """Tokenizer folder: the model's own tokens with the same ids, and new ones after them."""
     init: Init = "mean_of_pieces"
-    """How new rows start: the mean of the old pieces of the new token, the mean of all rows, or noise."""
+    """How new rows start: a mean of the token's old pieces, a mix of similar old tokens, the mean of all, or noise."""
+    init_output: Init | None = None
+    """How new rows of the output end start, if not as those of the input end."""
+    corpus: list[InputPath] | None = None
+    """Files or folders of documents, for weighted_mean_of_pieces and similar."""
+    field: str = "text"
+    """Name of the text in a .jsonl object of the corpus."""
     shape: dict[str, int] | None = None
     """Sizes of a new model: hidden 256, layers 4, heads 4, feed_forward 768, positions 512, tied 0 (or 1)."""
     seed: int = 0
@@ -59,15 +63,37 @@ class Grow(Stage):
             cure = f"name a --model to grow, or a --shape ({', '.join(SHAPE)}) to form one"
             raise UserError("exactly one of a model and a shape is needed", cure=cure)
         if self.model is not None:
-            plan_growth(self.model, self.tokenizer)
+            growth = plan_growth(self.model, self.tokenizer)
+            refuse_misfits(growth, self.init, self.init_output, self.corpus)
         else:
+            if self.init_output or self.corpus:
+                cure = "leave out --init-output and --corpus"
+                raise UserError("a new model starts from noise alone", cure=cure)
             load_tokenizer(self.tokenizer)
             complete_shape(self.shape or {})
 
     def run(self, work: Path) -> dict[str, object]:
-        if self.model is not None:
-            return grow_model(self.model, self.tokenizer, work, self.init, self.seed)
-        return form_model(self.shape or {}, self.tokenizer, work, self.seed)
+        if self.model is None:
+            return form_model(self.shape or {}, self.tokenizer, work, self.seed)
+        return grow_model(
+            self.model,
+            self.tokenizer,
+            work,
+            self.init,
+            self.seed,
+            init_output=self.init_output,
+            texts=sample_texts(self.corpus, self.field) if self.corpus else (),
+        )
+
+
+def refuse_misfits(
+    growth: "Growth", init: Init, init_output: Init | None, corpus: Sequence[Path] | None
+) -> None:
+    """UserError if an end is asked for that the model does not have, or for a corpus missing or not needed."""
+    if init_output is not None and growth.tied:
+        what = "the ends of this model are tied, so its output end starts as the input end does"
+        raise UserError(what, where="init_output", cure="leave it out")
+    refuse_wrong_corpus([init, init_output or init], corpus)
 
 
 @dataclass(frozen=True)
@@ -80,6 +106,19 @@ class Growth:
     new: Tokenizer
     plan: dict[str, TensorSpec]
     """The grown model's tensors: ends with a row for each token, or more where the model was padded beyond that."""
+
+    @property
+    def tied(self) -> bool:
+        return bool(self.config.get("tie_word_embeddings"))
+
+    @property
+    def count(self) -> int:
+        """New tokens."""
+        return self.new.size - self.old.size
+
+    def seed_of(self, end: str, seed: int) -> int:
+        """Noise differs between two ends, but not between two copies of one."""
+        return seed if end == INPUT_END or self.tied else seed + 1
 
 
 def plan_growth(model: Path, tokenizer: Path) -> Growth:
@@ -117,27 +156,47 @@ def refuse_other_tokens(old: Tokenizer, new: Tokenizer, where: Path) -> None:
 
 
 def grow_model(
-    model: Path, tokenizer: Path, out: Path, init: Init, seed: int, max_shard_bytes: int = MAX_SHARD_BYTES
+    model: Path,
+    tokenizer: Path,
+    out: Path,
+    init: Init,
+    seed: int,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    *,
+    init_output: Init | None = None,
+    texts: Sequence[str] = (),
 ) -> dict[str, object]:
     """Write the model folder `out`: `model` with rows for all tokens of `tokenizer`, in the same dtypes.
 
     Rows of old tokens and all other tensors keep their bits. Rows that padded the matrix beyond the old tokenizer give
-    way to new tokens; those beyond the new one stay. Returns metrics; raises UserError as `plan_growth` does.
+    way to new tokens; those beyond the new one stay. `init_output`: of the output end, if not `init`. `texts`: a sample
+    of the language, for initialisations that need one. Returns metrics; raises UserError as `plan_growth` does.
     """
     growth = plan_growth(model, tokenizer)
-    cuts = cut_new_tokens(growth.old, growth.new)
+    inits: dict[str, Init] = {INPUT_END: init, OUTPUT_END: init_output or init}
+    mixes = {
+        init: make_mixes(init, growth.old, growth.new, texts, seed)
+        for init in {inits[name] for name in inits if name in growth.plan}
+    }
     with (
         TensorWriter(out, growth.plan, max_shard_bytes) as writer,
         Progress("grow", total=writer.bytes / 1e6, unit="MB") as bar,
     ):
         for name, spec in growth.plan.items():
-            if name in (INPUT_END, OUTPUT_END):
-                writer.add(name, grow_end(name, growth, cuts, init, seed))
+            if name in inits:
+                writer.add_rows(name, counted(grow_end(name, growth, inits[name], mixes, seed), bar))
             else:
                 writer.add(name, growth.source.read(name))
-            bar.advance(spec.bytes / 1e6)
+                bar.advance(spec.bytes / 1e6)
+    write_around(growth, model, tokenizer, out)
     rows = growth.plan[INPUT_END].shape[0]
+    return totals(growth.plan) | row_counts(rows, growth.old.size, growth.new.size)
+
+
+def write_around(growth: Growth, model: Path, tokenizer: Path, out: Path) -> None:
+    """The small files of the grown model: the model's own with the new sizes and ids, and the larger tokenizer."""
     generation = model / GENERATION_FILE
+    rows = growth.plan[INPUT_END].shape[0]
     write_small_files(
         tokenizer,
         out,
@@ -145,7 +204,6 @@ def grow_model(
         generation=with_special_ids(read_json(generation) if generation.is_file() else {}, growth.new),
         template=growth.new.template or growth.old.template,
     )
-    return totals(growth.plan) | row_counts(rows, growth.old.size, growth.new.size)
 
 
 def form_model(shape: dict[str, int], tokenizer: Path, out: Path, seed: int) -> dict[str, object]:
@@ -163,65 +221,35 @@ def form_model(shape: dict[str, int], tokenizer: Path, out: Path, seed: int) -> 
     return totals(plan) | row_counts(new.size, 0, new.size)
 
 
-def cut_new_tokens(old: Tokenizer, new: Tokenizer) -> list[list[int]]:
-    """The old ids that each new token's own text is cut into; empty where the old tokenizer knows none of it.
+def grow_end(
+    name: str, growth: Growth, init: Init, mixes: Mapping[Init, Mixes | None], seed: int
+) -> Iterator[torch.Tensor]:
+    """One end of the grown model in blocks of rows: the old ones as they are, then the new tokens', then padding.
 
-    The bare BPE model is asked, since tokens are already in its alphabet: a normaliser would put a space before them.
+    Old rows and padding are views of the mapped file. New rows are computed in float32 and rounded once.
     """
-    bpe = old.fast.model
-    unknown = old.fast.token_to_id(bpe.unk_token) if bpe.unk_token else None
-    texts = {id_: token for token, id_ in new.fast.get_vocab().items()}
-    return [
-        [piece.id for piece in bpe.tokenize(texts.get(id_, "")) if piece.id != unknown]
-        for id_ in range(old.size, new.size)
-    ]
-
-
-def grow_end(name: str, growth: Growth, cuts: Sequence[Sequence[int]], init: Init, seed: int) -> torch.Tensor:
-    """One end of the grown model in its dtype: the old rows as they are, then the new tokens', then padding."""
-    old, size = growth.source.read(name), growth.old.size
-    grown = torch.empty(growth.plan[name].shape, dtype=old.dtype)
-    grown[: len(old)] = old
+    old_VD = growth.source.read(name)
+    yield from old_VD[: growth.old.size].split(BLOCK_ROWS)
+    ids = np.array(sorted(growth.old.fast.get_vocab().values()))
     deviation = float(growth.config.get("initializer_range", INITIALIZER_RANGE))
-    own_seed = seed if name == INPUT_END or growth.config.get("tie_word_embeddings") else seed + 1
-    fill_new_rows(grown[size : size + len(cuts)], old[:size], cuts, init, deviation, own_seed)
-    return grown
+    for block in new_rows(
+        old_VD,
+        ids,
+        growth.count,
+        init,
+        mixes=mixes[init],
+        deviation=deviation,
+        seed=growth.seed_of(name, seed),
+    ):
+        yield block.to(old_VD.dtype)
+    yield from old_VD[growth.new.size :].split(BLOCK_ROWS)
 
 
-def fill_new_rows(
-    new_ND: torch.Tensor,
-    old_VD: torch.Tensor,
-    cuts: Sequence[Sequence[int]],
-    init: Init,
-    deviation: float,
-    seed: int,
-) -> None:
-    """Set the rows of new tokens in place, from float32 rounded once.
-
-    `cuts`: as from `cut_new_tokens`; `deviation` and `seed`: of the noise.
-    """
-    if init == "noise":
-        generator = torch.Generator().manual_seed(seed)
-        for block in new_ND.split(BLOCK_ROWS):
-            block.copy_(torch.randn(block.shape, generator=generator).mul_(deviation))
-        return
-    sums_D = [block.double().sum(0) for block in old_VD.split(BLOCK_ROWS)]
-    mean_D = (torch.stack(sums_D).sum(0) / len(old_VD)).float()
-    new_ND[:] = mean_D
-    if init == "mean_of_pieces":
-        for start in range(0, len(cuts), BLOCK_ROWS):
-            some = cuts[start : start + BLOCK_ROWS]
-            new_ND[start : start + len(some)] = mean_of_pieces(old_VD, some, mean_D)
-
-
-def mean_of_pieces(
-    old_VD: torch.Tensor, cuts: Sequence[Sequence[int]], otherwise_D: torch.Tensor
-) -> torch.Tensor:
-    """Mean of the rows of each cut, [len(cuts), D] float32; `otherwise_D` for an empty cut."""
-    lengths_N = torch.tensor([len(cut) for cut in cuts])
-    pieces_PD = old_VD[[piece for cut in cuts for piece in cut]].float()
-    means_ND = torch.segment_reduce(pieces_PD, "mean", lengths=lengths_N, axis=0)
-    return torch.where(lengths_N[:, None] > 0, means_ND, otherwise_D)
+def counted(blocks: Iterator[torch.Tensor], bar: Progress) -> Iterator[torch.Tensor]:
+    """The blocks as they are, each counted in MB when it has been taken."""
+    for block in blocks:
+        yield block
+        bar.advance(block.nbytes / 1e6)
 
 
 def write_small_files(

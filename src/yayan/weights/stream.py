@@ -9,7 +9,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -148,10 +148,23 @@ class TensorWriter:
         spec = TensorSpec(tuple(tensor.shape), tensor.dtype)
         if self.plan.get(name) != spec:
             raise ValueError(f"{name}: {spec} is written, {self.plan.get(name)} was planned")
+        self.add_rows(name, [tensor])
+
+    def add_rows(self, name: str, blocks: Iterable[torch.Tensor]) -> None:
+        """Write one tensor of the plan out of blocks that follow one another in its first dimension; one is held."""
+        spec, written = self.plan[name], 0
         path, offset = self._places[name]
         with path.open("r+b") as file:
             file.seek(offset)
-            file.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+            for block in blocks:
+                fits = block.dtype == spec.dtype and tuple(block.shape[1:]) == spec.shape[1:]
+                written += block.nbytes
+                if not fits or written > spec.bytes:
+                    found = f"{list(block.shape)} {block.dtype}"
+                    raise ValueError(f"{name}: a block {found} does not fit into {spec}")
+                file.write(block.contiguous().flatten().view(torch.uint8).numpy().data)
+        if written != spec.bytes:
+            raise ValueError(f"{name}: {written} bytes are written, {spec} was planned")
         self._missing.discard(name)
 
     def close(self) -> None:
