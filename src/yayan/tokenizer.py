@@ -82,7 +82,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     Raises UserError if there is no tokenizer, if it cannot be read, or if it names special tokens that it lacks.
     """
     if (folder / "tokenizer.json").is_file():
-        fast = _read_fast(folder / "tokenizer.json")
+        fast = read_fast(folder / "tokenizer.json")
         ids: dict[str, int] = {}
     elif (folder / "tokenizer.model").is_file():
         proto = read_sentencepiece(folder)
@@ -105,7 +105,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     )
 
 
-def _read_fast(path: Path) -> tokenizers.Tokenizer:
+def read_fast(path: Path) -> tokenizers.Tokenizer:
+    """A `tokenizer.json`, without limits of length. Raises UserError if it cannot be read."""
     try:
         fast = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # the native library raises the bare class

@@ -5,6 +5,8 @@ xllamacpp's extension module is one shared library (`.so` on Linux and macOS ali
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -39,6 +41,11 @@ def library() -> ctypes.CDLL:
         "gguf_init_from_file": (Pointer, [Text, InitParameters]),
         "gguf_free": (None, [Pointer]),
         "gguf_find_key": (Index, [Pointer, Text]),
+        "gguf_get_kv_type": (ctypes.c_int, [Pointer, Index]),
+        "gguf_get_arr_type": (ctypes.c_int, [Pointer, Index]),
+        "gguf_get_arr_n": (ctypes.c_size_t, [Pointer, Index]),
+        "gguf_get_arr_str": (Text, [Pointer, Index, ctypes.c_size_t]),
+        "gguf_get_arr_data": (Pointer, [Pointer, Index]),
         "gguf_get_val_u32": (ctypes.c_uint32, [Pointer, Index]),
         "gguf_get_val_str": (Text, [Pointer, Index]),
         "gguf_get_n_tensors": (Index, [Pointer]),
@@ -75,24 +82,31 @@ class Header:
 
 
 @LogFunction
-def _say_nothing(level: int, text: bytes, data: int | None) -> None:
+def say_nothing(level: int, text: bytes, data: int | None) -> None:
     """ggml writes to stderr unless it is given a function; the caller's error says enough."""
 
 
-def read_header(path: Path) -> Header:
-    """The header of a GGUF file. Raises UserError if the file is no GGUF, damaged, or cut short."""
+@contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """ggml's handle of a file's header. Raises UserError if the file is no GGUF or its header is damaged."""
     with path.open("rb") as stream:
         if stream.read(len(MAGIC)) != MAGIC:
             raise UserError("this is not a GGUF file", where=path, cure="name a .gguf file or a model folder")
     functions = library()
-    functions.ggml_log_set(_say_nothing, None)
+    functions.ggml_log_set(say_nothing, None)
     handle = functions.gguf_init_from_file(os.fsencode(path), InitParameters(True, None))
     if not handle:
         raise UserError("the header of this GGUF file is damaged", where=path, cure="fetch or make it again")
     try:
-        header, size = _header_of(handle), _size_of(handle)
+        yield handle
     finally:
         functions.gguf_free(handle)
+
+
+def read_header(path: Path) -> Header:
+    """The header of a GGUF file. Raises UserError if the file is no GGUF, damaged, or cut short."""
+    with opened(path) as handle:
+        header, size = _header_of(handle), _size_of(handle)
     if path.stat().st_size < size:
         what = f"this GGUF file is cut short: it has {path.stat().st_size} of {size} bytes"
         raise UserError(what, where=path, cure="fetch or make it again")

@@ -55,7 +55,7 @@ class Gguf(Stage):
     """Write a model as GGUF files for llama.cpp, and check them against it."""
 
     model: InputPath
-    """Model folder of the LLaMA family with a SentencePiece tokenizer."""
+    """Model folder of the LLaMA family with a SentencePiece or byte-level BPE tokenizer."""
     type: list[FileType] = field(default_factory=lambda: ["F16"])
     """Types of the weights, one file each: Q8_0 takes half the bytes of F16, Q4_K_M about 0.3."""
     name: str = "model"

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from gguf import GGML_QUANT_VERSION, GGUFWriter, RopeScalingType
-from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from yayan.errors import UserError
 from yayan.model.folder import INPUT_END, OUTPUT_END, read_config
 from yayan.progress import Progress
 from yayan.tokenizer import Tokenizer
-from yayan.weights.gguf_tokens import read_tokenizer, write_tokens
+from yayan.weights.gguf_tokens import TokenTable, read_tokenizer, write_tokens
 from yayan.weights.quantize import FILE_TYPES, BlockType, FileType, block_type, quantize_blocks, row_bytes
 from yayan.weights.stream import TensorSource, open_tensors
 
@@ -61,7 +60,7 @@ class PlannedFile:
     source: TensorSource
     tensors: list[PlannedTensor]
     tokenizer: Tokenizer
-    pieces: ModelProto
+    tokens: TokenTable
     rows: int
 
 
@@ -76,7 +75,7 @@ def write_gguf(model: Path, path: Path, file_type: FileType) -> dict[str, object
     writer.add_file_type(FILE_TYPES[file_type])
     writer.add_quantization_version(GGML_QUANT_VERSION)
     write_hyperparameters(writer, plan.config)
-    write_tokens(writer, plan.tokenizer, plan.pieces, plan.rows)
+    write_tokens(writer, plan.tokenizer, plan.tokens, plan.rows)
     for item in plan.tensors:
         writer.add_tensor_info(item.name, item.shape, np.dtype(np.float32), item.bytes, raw_dtype=item.kind)
     write_tensors(writer, plan)
@@ -102,8 +101,8 @@ def plan_file(model: Path, file_type: FileType) -> PlannedFile:
     source = open_tensors(model)
     tensors = plan_tensors(source, config, file_type)
     rows = source.shape(INPUT_END)[0]
-    tokenizer, pieces = read_tokenizer(model, rows)
-    return PlannedFile(config, source, tensors, tokenizer, pieces, rows)
+    tokenizer, tokens = read_tokenizer(model, rows)
+    return PlannedFile(config, source, tensors, tokenizer, tokens, rows)
 
 
 def plan_tensors(source: TensorSource, config: dict[str, Any], file_type: FileType) -> list[PlannedTensor]:
