@@ -1,7 +1,7 @@
 """llama.cpp's vocabulary files as they were before somebody saved them as text.
 
-In the copies in ../shared each byte that is no UTF-8 has become U+FFFD: low bytes of lengths, counts and ids. The tokens,
-types and merges themselves are whole, and the ends of texts are found by the zeros of the next length.
+In the copies in ../shared each byte that is no UTF-8 has become U+FFFD: low bytes of lengths, counts and ids. The
+tokens, types and merges themselves are whole, and the ends of texts are found by the zeros of the next length.
 """
 
 from collections.abc import Iterator

@@ -22,7 +22,7 @@ from yayan.weights.ggml import Pointer, Text, library, say_nothing
 from yayan.weights.gguf_tokens import read_tokenizer, write_tokens
 
 WIDTH = 2
-# Runs of letters of a text that llama.cpp cuts by std::regex, which recurses: 30,000 ended the process on a stack of 8 MB
+# llama.cpp cuts some vocabularies' texts by std::regex, which recurses: 30,000 letters in a row ended the process
 LONGEST_TEXT = 8192
 Id = ctypes.c_int32
 
