@@ -30,7 +30,7 @@ RARITY = 1e-3  # `a` of SIF weights
 # 10 M characters are about 6 M tokens: a token that stands once in a million has a count that says something.
 SAMPLE_CHARACTERS = 10_000_000
 LONGEST_TEXT = SAMPLE_CHARACTERS // 100  # of one document, so that none decides alone
-BATCH_TEXTS = 1000
+BATCH_CHARACTERS = 200_000  # cut at once: the native tokenizer holds some 100 bytes for each token meanwhile
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,6 +201,10 @@ def sample_texts(corpus: Iterable[Path], field: str) -> list[str]:
 def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[list[int]]:
     """Ids of each text."""
     with Progress("cut the sample", total=len(texts), unit="docs") as bar:
-        for start in range(0, len(texts), BATCH_TEXTS):
-            yield from tokenizer.encode_batch(texts[start : start + BATCH_TEXTS])
-            bar.advance(min(BATCH_TEXTS, len(texts) - start))
+        start = characters = 0
+        for end, text in enumerate(texts, start=1):
+            characters += len(text)
+            if characters >= BATCH_CHARACTERS or end == len(texts):
+                yield from tokenizer.encode_batch(texts[start:end])
+                bar.advance(end - start)
+                start, characters = end, 0

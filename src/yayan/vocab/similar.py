@@ -26,7 +26,7 @@ DIMENSIONS = 128
 OVERSAMPLING = 16  # more columns than are kept, for the randomised decomposition (arXiv:0909.4061)
 NEAREST = 256  # old tokens that can be in a mix: bounds its memory and the work on its rows
 CHUNK_TOKENS = 1 << 20
-BLOCK_ROWS = 512
+BLOCK_ROWS = 128
 
 Mix = tuple[np.ndarray, np.ndarray]  # ids int64, weights float32 above 0 that sum to 1
 
@@ -40,11 +40,11 @@ def similar_mixes(documents: Iterable[Sequence[int]], old_size: int, size: int, 
     ids_T = lay_out(documents)
     counts_S = np.bincount(ids_T[ids_T >= 0], minlength=size)
     ids_R = np.flatnonzero(counts_S >= LEAST_COUNT)
-    contexts_C = np.sort(np.argsort(-counts_S[ids_R], kind="stable")[:CONTEXTS])
     if not len(ids_R):
         return {}
-    counts_RC = count_neighbours(ids_T, ids_R, ids_R[contexts_C], size)
-    vectors_RK = reduce(to_ppmi(counts_RC), seed)
+    frequent_R = np.argsort(-counts_S[ids_R], kind="stable")
+    ids_C = np.sort(ids_R[frequent_R[:CONTEXTS]])
+    vectors_RK = reduce(to_ppmi(count_neighbours(ids_T, ids_R, ids_C, size)), seed)
     usable_R = vectors_RK.norm(dim=1).numpy() > 0
     old_R, new_R = (ids_R < old_size) & usable_R, (ids_R >= old_size) & usable_R
     if not old_R.any():
@@ -64,11 +64,11 @@ def lay_out(documents: Iterable[Sequence[int]]) -> np.ndarray:
     return np.concatenate(parts) if parts else np.empty(0, np.int32)
 
 
-def count_neighbours(ids_T: np.ndarray, ids_R: np.ndarray, contexts_C: np.ndarray, size: int) -> torch.Tensor:
-    """How often each context stands within WINDOW tokens of each token of `ids_R`: [R, C] float32, exact up to 2^24."""
+def count_neighbours(ids_T: np.ndarray, ids_R: np.ndarray, ids_C: np.ndarray, size: int) -> torch.Tensor:
+    """How often each of `ids_C` stands within WINDOW tokens of each of `ids_R`: [R, C] float32, exact up to 2^24."""
     row_S, column_S = np.full(size + 1, -1), np.full(size + 1, -1)  # the last is for -1, the gap
-    row_S[ids_R], column_S[contexts_C] = np.arange(len(ids_R)), np.arange(len(contexts_C))
-    counts_RC = torch.zeros(len(ids_R), len(contexts_C))
+    row_S[ids_R], column_S[ids_C] = np.arange(len(ids_R)), np.arange(len(ids_C))
+    counts_RC = torch.zeros(len(ids_R), len(ids_C))
     with Progress("count neighbours", total=len(ids_T), unit="tok") as bar:
         for start in range(0, len(ids_T), CHUNK_TOKENS):
             # The gap that ends each document is as wide as the window: chunks overlap by as much.
@@ -93,12 +93,13 @@ def add_pairs(counts_RC: torch.Tensor, rows: np.ndarray, columns: np.ndarray) ->
 
 def to_ppmi(counts_RC: torch.Tensor) -> torch.Tensor:
     """Counts -> max(0, log p(r, c) / (p(r) p'(c))) in place, in nats, with p'(c) proportional to count(c)^SMOOTHING."""
-    rows_R, columns_C = counts_RC.sum(1, dtype=torch.float64), counts_RC.sum(0, dtype=torch.float64)
+    blocks = counts_RC.split(BLOCK_ROWS)
+    columns_C = torch.stack([block.double().sum(0) for block in blocks]).sum(0)
     smooth_C = columns_C.clamp(min=1) ** SMOOTHING  # a context without neighbours has counts of 0 alone
     log_C = (smooth_C / smooth_C[columns_C > 0].sum()).log()
-    for block, own_R in zip(counts_RC.split(BLOCK_ROWS), rows_R.split(BLOCK_ROWS), strict=True):
-        expected = own_R.clamp(min=1).log()[:, None] + log_C
-        block.log_().sub_(expected).clamp_(min=0)
+    for block in blocks:
+        expected_BC = block.double().sum(1).clamp(min=1).log()[:, None] + log_C
+        block.log_().sub_(expected_BC).clamp_(min=0)
     return counts_RC
 
 
