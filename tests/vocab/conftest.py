@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import yayan
-from yayan.vocab.extend import extend, open_base, write_tokenizer
-from yayan.vocab.learn import begin
+from yayan.vocab.begin import begin
+from yayan.vocab.extend import extend, open_sentencepiece_base, write_tokenizer
 
 SAMPLE = Path(yayan.__file__).parent / "sample"
 NEW_PIECES = ["中", "国", "人", "民", "雅", "言", "中国", "人民", "雅言", "中国人民", "！", "𠀀"]
@@ -30,5 +30,5 @@ def english(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def extended(english: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`english` with NEW_PIECES behind its own."""
     folder = tmp_path_factory.mktemp("extended")
-    write_tokenizer(folder, extend(open_base(english).proto, NEW_PIECES))
+    write_tokenizer(folder, extend(open_sentencepiece_base(english).proto, NEW_PIECES))
     return folder

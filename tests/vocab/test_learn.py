@@ -1,19 +1,18 @@
 """The stage `vocab`: continued merges against a plain BPE, exact sizes, proofs, and wrong questions."""
 
 import json
-from collections import Counter
 from pathlib import Path
 
 import pytest
 import sentencepiece
 
+from tests.byte_level import tiny_tokenizer, write_folder
 from tests.vocab.conftest import SAMPLE, texts_of
 from yayan.errors import UserError
 from yayan.stage import execute
-from yayan.tokenizer import convert_sentencepiece, load_tokenizer
-from yayan.vocab.extend import extend, open_base
-from yayan.vocab.learn import Vocab, begin
-from yayan.vocab.merges import RUN, choose_characters, continue_base, learn_merges
+from yayan.tokenizer import load_tokenizer
+from yayan.vocab.begin import begin
+from yayan.vocab.learn import Vocab
 
 CHINESE = SAMPLE / "zh-train.jsonl"
 
@@ -36,8 +35,11 @@ def test_the_size_is_exactly_what_was_asked(english: Path, learnt: tuple[Path, d
     out, metrics = learnt
     native = sentencepiece.SentencePieceProcessor(model_file=str(out / "tokenizer.model"))
     assert metrics["size"] == load_tokenizer(out).size == native.vocab_size() == 1500
-    assert (metrics["base_size"], metrics["new_pieces"], metrics["dead_pieces"]) == (600, 900, 0)
-    assert metrics["new_characters"] == 675  # three quarters, the most that single characters get
+    assert (metrics["base_size"], metrics["new_pieces"], metrics["proofs"]["dead_pieces"]) == (600, 900, 0)
+    assert 0 < metrics["new_characters"] < 900
+    assert metrics["proofs"]["base_text"]["changed_tokens"] == 0
+    readers = ("round trip", "transformers", "llama.cpp", "sentencepiece")
+    assert metrics["proofs"]["equal_texts"] == dict.fromkeys(readers, 10_000)
 
 
 def test_every_new_piece_comes_out_of_its_own_text(learnt: tuple[Path, dict]) -> None:
@@ -45,6 +47,9 @@ def test_every_new_piece_comes_out_of_its_own_text(learnt: tuple[Path, dict]) ->
     native = sentencepiece.SentencePieceProcessor(model_file=str(out / "tokenizer.model"))
     for number in range(600, 1500):
         assert native.encode("\n" + native.id_to_piece(number))[-1] == number
+    witnesses = json.loads((out / "witnesses.json").read_text(encoding="utf-8"))
+    assert len(witnesses) == 900
+    assert all(number in native.encode(text) for number, text in enumerate(witnesses, start=600))
 
 
 def test_chinese_gets_shorter_and_english_stays(english: Path, learnt: tuple[Path, dict]) -> None:
@@ -57,8 +62,8 @@ def test_chinese_gets_shorter_and_english_stays(english: Path, learnt: tuple[Pat
     assert metrics["sample_characters"] == metrics["corpus_characters"] == sum(map(len, texts))
     tokens = sum(map(len, after.encode_batch(texts)))
     assert metrics["tokens_per_character_after"] == pytest.approx(tokens / sum(map(len, texts)), abs=1e-4)
-    plain_english = [RUN.sub("", text) for text in texts_of("en-train.jsonl")]
-    assert after.encode_batch(plain_english) == before.encode_batch(plain_english)
+    english_texts = texts_of("en-train.jsonl")
+    assert after.encode_batch(english_texts) == before.encode_batch(english_texts)
 
 
 def test_the_same_question_gives_the_same_bytes(
@@ -66,73 +71,8 @@ def test_the_same_question_gives_the_same_bytes(
 ) -> None:
     again = tmp_path / "again"
     execute(Vocab(out=again, base=english, corpus=[CHINESE], size=1500))
-    for name in ("tokenizer.model", "tokenizer.json", "tokenizer_config.json"):
+    for name in ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "witnesses.json"):
         assert (again / name).read_bytes() == (learnt[0] / name).read_bytes()
-
-
-def replay(words: Counter[tuple[str, ...]], pieces: list[str]) -> None:
-    """Plain BPE: each next piece must join a pair that no other pair outnumbers."""
-    for piece in pieces:
-        pairs: Counter[tuple[str, str]] = Counter()
-        for word, count in words.items():
-            for pair in zip(word, word[1:], strict=False):
-                pairs[pair] += count
-        joined = [pair for pair in pairs if "".join(pair) == piece]
-        assert max(pairs[pair] for pair in joined) == max(pairs.values()), piece
-        left, right = max(joined, key=pairs.__getitem__)
-        after: Counter[tuple[str, ...]] = Counter()
-        for word, count in words.items():
-            out: list[str] = []
-            for symbol in word:
-                if out and (out[-1], symbol) == (left, right):
-                    out[-1] = piece
-                else:
-                    out.append(symbol)
-            after[tuple(out)] += count
-        words = after
-
-
-@pytest.mark.parametrize("old_pieces", [0, 60])
-def test_merges_are_those_of_a_plain_bpe_that_goes_on(english: Path, old_pieces: int) -> None:
-    """Once from single characters, once from a base that has words already (private-use symbols)."""
-    texts = texts_of("zh-train.jsonl")[:25]
-    counts = Counter("".join(texts))
-    base = open_base(english).proto
-    base = extend(base, choose_characters(base, counts, 1200))
-    if old_pieces:
-        base = extend(base, learn_merges(convert_sentencepiece(base), texts, old_pieces, 50, 2)[:old_pieces])
-    fast = convert_sentencepiece(base)
-    names = {item.piece for item in base.pieces}
-    words: Counter[tuple[str, ...]] = Counter()
-    for run in RUN.findall("\n".join(texts)):
-        cut = fast.encode("\n" + run, add_special_tokens=False).tokens[2:]
-        parts: list[list[str]] = [[]]
-        for piece in cut:  # a character without a piece breaks the run
-            parts = [*parts, []] if piece.startswith("<0x") else [*parts[:-1], [*parts[-1], piece]]
-        words.update(tuple(part) for part in parts)
-    found = learn_merges(fast, texts, 60, longest=50, smallest_count=2)[:60]
-    assert len(found) == 60
-    assert not names & set(found)
-    replay(words, found)
-
-
-def test_rare_characters_break_runs_and_stay_bytes(english: Path) -> None:
-    texts = ["甲乙丙" * 3] * 2000 + ["甲龘乙"]
-    counts = Counter("".join(texts))
-    base = open_base(english).proto
-    pieces = continue_base(base, texts, counts, wanted=20, longest=8, smallest_count=1)
-    assert set("甲乙丙") < set(pieces)
-    assert not any("龘" in piece for piece in pieces)
-    fast = convert_sentencepiece(extend(base, pieces))
-    text = "甲龘乙"
-    assert fast.decode(fast.encode(text).ids) == text
-
-
-def test_punctuation_gets_pieces_but_no_words(english: Path) -> None:
-    texts = ["中国，中国。「中国」１２"] * 20
-    counts = Counter("".join(texts))
-    pieces = continue_base(open_base(english).proto, texts, counts, wanted=50, longest=8, smallest_count=2)
-    assert {"，", "。", "「", "」", "１", "２", "中", "国", "中国"} == set(pieces)
 
 
 @pytest.mark.parametrize(("longest", "expected"), [(2, 2), (4, 4), (None, 8), (12, 12)])
@@ -161,11 +101,76 @@ def test_a_corpus_that_holds_too_little_gives_a_smaller_tokenizer_and_says_so(
     assert "holds enough for 605 ids, not for 2,000" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 1000.0])
+def test_temperature_evens_the_sources_out(english: Path, tmp_path: Path, temperature: float) -> None:
+    """The large source has one word often, the small one another word; the first word is of the heavier share."""
+    large = write_corpus(tmp_path / "large.jsonl", *["天地"] * 900)
+    small = write_corpus(tmp_path / "small.jsonl", *["玄黄"] * 100)
+    stage = Vocab(
+        out=tmp_path / "out", base=english, corpus=[large, small], size=700, temperature=temperature
+    )
+    shares = [source["share"] for source in execute(stage)["metrics"]["sources"]]
+    wanted = 900 ** (1 / temperature) / (900 ** (1 / temperature) + 100 ** (1 / temperature))
+    assert shares == pytest.approx([wanted, 1 - wanted], abs=1e-3)
+
+
+def test_weights_decide_which_source_gets_the_rows(english: Path, tmp_path: Path) -> None:
+    first = write_corpus(tmp_path / "a.jsonl", *["天地"] * 50)
+    second = write_corpus(tmp_path / "b.jsonl", *["玄黄"] * 40)
+    for weights, word in (([1.0, 3.0], "玄黄"), ([3.0, 1.0], "天地")):
+        stage = Vocab(out=tmp_path / word, base=english, corpus=[first, second], size=603, weights=weights)
+        execute(stage)
+        tokenizer = load_tokenizer(tmp_path / word)
+        assert [tokenizer.token(number) for number in (600, 601, 602)] == [*sorted(word), word]
+
+
+def test_words_are_forced_in_and_kept_out(english: Path, tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c.jsonl", *["天地玄黄"] * 50, "宇宙洪荒")
+    include, exclude = tmp_path / "in.txt", tmp_path / "out.txt"
+    include.write_text("宇宙洪荒\n雅言\n", encoding="utf-8")
+    exclude.write_text("天地\n黄\n", encoding="utf-8")
+    execute(
+        Vocab(out=tmp_path / "out", base=english, corpus=[corpus], size=640, include=include, exclude=exclude)
+    )
+    tokenizer = load_tokenizer(tmp_path / "out")
+    tokens = {tokenizer.token(number) for number in range(600, tokenizer.size)}
+    assert {"宇宙洪荒", "雅言", "天", "地"} < tokens
+    assert not {"天地", "黄", "玄黄", "天地玄黄"} & tokens
+    assert len(tokenizer.encode("\n宇宙洪荒雅言")) == len(tokenizer.encode("\n")) + 2
+
+
+def test_broken_lines_are_refused_or_counted(english: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "c.jsonl"
+    line = json.dumps({"text": "天地玄黄"}, ensure_ascii=False).encode()
+    corpus.write_bytes(b"\n".join([line] * 3 + [b'{"text": "\xe4\xb8"}', b"no json"]))
+    with pytest.raises(UserError, match=r"not UTF-8.*c\.jsonl:4.*or pass --skip-bad"):
+        execute(Vocab(out=tmp_path / "out", base=english, corpus=[corpus], size=700))
+    stage = Vocab(out=tmp_path / "out", base=english, corpus=[corpus], size=700, skip_bad=True)
+    metrics = execute(stage)["metrics"]
+    assert metrics["left_out"]["lines"] == 2
+    assert metrics["corpus_documents"] == 3
+
+
+def test_a_byte_level_base_is_continued(tmp_path: Path) -> None:
+    write_folder(tmp_path / "base", tiny_tokenizer(), bos_token="<s>")
+    out = tmp_path / "out"
+    metrics = execute(Vocab(out=out, base=tmp_path / "base", corpus=[CHINESE], size=900))["metrics"]
+    before, after = load_tokenizer(tmp_path / "base"), load_tokenizer(out)
+    assert after.size == metrics["size"] == 900
+    assert metrics["proofs"]["dead_pieces"] == 0
+    assert metrics["proofs"]["equal_texts"] == dict.fromkeys(
+        ("round trip", "transformers", "llama.cpp"), 10_000
+    )
+    english_texts, heldout = texts_of("en-train.jsonl"), "".join(texts_of("zh-heldout.jsonl"))
+    assert after.encode_batch(english_texts) == before.encode_batch(english_texts)
+    assert len(after.encode(heldout)) < 0.7 * len(before.encode(heldout))
+
+
 def test_a_tokenizer_is_learnt_from_nothing(tmp_path: Path) -> None:
     out = tmp_path / "out"
     corpus = write_corpus(tmp_path / "c.jsonl", *texts_of("en-train.jsonl"))
     metrics = execute(Vocab(out=out, corpus=[corpus], size=1000))["metrics"]
-    assert (metrics["size"], metrics["base_size"], metrics["dead_pieces"]) == (1000, 0, 0)
+    assert (metrics["size"], metrics["base_size"], metrics["new_pieces"]) == (1000, 0, 0)
     tokenizer = load_tokenizer(out)
     specials = (tokenizer.token(number) for number in range(4))
     assert list(specials) == ["<unk>", "<s>", "</s>", "<pad>"]
@@ -193,6 +198,13 @@ def test_wrong_questions_are_answered_before_anything_is_written(english: Path, 
         (Vocab(out=out, base=english, corpus=[tmp_path / "none.txt"], size=900), "no such file"),
         (Vocab(out=out, base=tmp_path / "none", corpus=[CHINESE], size=900), "no such file"),
         (Vocab(out=out, base=SAMPLE, corpus=[CHINESE], size=900), "no tokenizer"),
+        (Vocab(out=out, base=english, corpus=[CHINESE], size=900, temperature=0.5), "temperature is 0.5"),
+        (Vocab(out=out, base=english, corpus=[CHINESE], size=900, most_changed=2.0), "most_changed is 2.0"),
+        (Vocab(out=out, base=english, corpus=[CHINESE], size=900, weights=[1, 2]), "2 weights for 1 sources"),
+        (Vocab(out=out, base=english, corpus=[CHINESE], size=900, weights=[-1]), "weights"),
+        (Vocab(out=out, base=english, corpus=[CHINESE], size=900, include=CHINESE), "is no word of han"),
+        (Vocab(out=out, corpus=[CHINESE], size=900, scripts=["latin"]), "scripts needs a base"),
+        (Vocab(out=out, corpus=[CHINESE], size=900, curve=True), "curve needs a base"),
     ]
     for question, reason in questions:
         with pytest.raises(UserError, match=reason):
@@ -202,7 +214,7 @@ def test_wrong_questions_are_answered_before_anything_is_written(english: Path, 
 
 def test_a_corpus_without_chinese_or_without_text_is_refused(english: Path, tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "c.jsonl", "no such character, かな")
-    with pytest.raises(UserError, match="no Chinese character"):
+    with pytest.raises(UserError, match="no character of the wanted scripts"):
         execute(Vocab(out=tmp_path / "out", base=english, corpus=[corpus], size=900))
     write_corpus(corpus, "", "")
     with pytest.raises(UserError, match="is empty"):

@@ -6,56 +6,78 @@ alike. Padding is a control piece of its own, `<pad>`, the first new row unless 
 a text nor unknown characters.
 """
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import sentencepiece
 import tokenizers
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
-from yayan.errors import UserError, WorkError
+from yayan.errors import UserError
 from yayan.model.folder import TEMPLATE_FILE, read_json, write_json
 from yayan.tokenizer import (
     SPACE,
     Piece,
-    Tokenizer,
     convert_sentencepiece,
     read_sentencepiece,
     read_template,
     special_ids_of_folder,
     special_ids_of_model,
 )
+from yayan.vocab.base import PAD, Base
+from yayan.vocab.scripts import Wanted
 
-PAD = "<pad>"
-SUPPORTED = "a base needs tokenizer.model, a SentencePiece BPE with byte fallback such as Llama-2's"
 
-
-@dataclass(frozen=True)
-class Base:
-    """A tokenizer to be extended. `proto` has its pieces and the padding piece; `size` counts its own ids alone."""
+@dataclass(frozen=True, eq=False)
+class SentencePieceBase(Base):
+    """A SentencePiece BPE with byte fallback. `proto` has its pieces and the padding piece."""
 
     proto: ModelProto
-    plain: tokenizers.Tokenizer  # as it is, special tokens in a text not parsed
-    size: int
-    template: str | None
-    model_max_length: int | None
+
+    @property
+    def taken(self) -> int:
+        return len(self.proto.pieces)
+
+    @cached_property
+    def old_pieces(self) -> set[str]:
+        return {item.piece for item in self.proto.pieces}
+
+    def text_of(self, name: str) -> str | None:
+        return name.replace(SPACE, " ")
+
+    def joinable(self, token_id: int) -> bool:
+        return self.proto.pieces[token_id].type == Piece.NORMAL
+
+    def may_join(self, name: str, wanted: Wanted, longest: int) -> bool:
+        text = name.replace(SPACE, " ")
+        return len(text.strip(" ")) <= longest and wanted.holds_own(text) and wanted.is_part_of_run(text)
+
+    def missing_characters(self, weights: Mapping[str, int]) -> dict[str, int]:
+        """Those that are bytes so far: a piece of their own saves all of their tokens but one."""
+        return {
+            character: (len(character.encode("utf-8")) - 1) * weight
+            for character, weight in weights.items()
+            if character not in self.old_pieces
+        }
+
+    def extended(self, names: Sequence[str]) -> tokenizers.Tokenizer:
+        fast = convert_sentencepiece(extend(self.proto, names))
+        fast.encode_special_tokens = True
+        return fast
+
+    def write(self, folder: Path, names: Sequence[str]) -> None:
+        write_tokenizer(
+            folder, extend(self.proto, names), template=self.template, model_max_length=self.model_max_length
+        )
 
 
-def open_base(path: Path) -> Base:
-    """The tokenizer of a model or tokenizer folder, or of a `tokenizer.model` file.
+def open_sentencepiece_base(path: Path) -> SentencePieceBase:
+    """The SentencePiece tokenizer of a model or tokenizer folder, or of a `tokenizer.model` file.
 
-    Raises UserError, naming the kind, for a tokenizer that cannot be extended, and for files that contradict each
-    other.
+    Raises UserError for a model that cannot be extended exactly, and for files that contradict each other.
     """
-    if path.is_dir() and not (path / "tokenizer.model").is_file():
-        _refuse(path / "tokenizer.json")
-    if path.suffix == ".json":
-        _refuse(path)
-    if not path.exists():
-        raise UserError("there is no such file or folder", where=path, cure="check the path")
     proto = read_sentencepiece(path)
     size = len(proto.pieces)
     fast = convert_sentencepiece(proto, where=path)
@@ -68,25 +90,13 @@ def open_base(path: Path) -> Base:
             config = read_json(path / "tokenizer_config.json")
     _declare(proto, declared)
     fast.encode_special_tokens = True
-    return Base(
-        proto=proto,
+    return SentencePieceBase(
         plain=fast,
         size=size,
         template=read_template(path) if path.is_dir() else None,
         model_max_length=config.get("model_max_length"),
+        proto=proto,
     )
-
-
-def _refuse(file: Path) -> None:
-    """Say what kind of tokenizer this is that cannot be extended."""
-    if not file.is_file():
-        raise UserError("there is no tokenizer", where=file.parent, cure=SUPPORTED)
-    parts = read_json(file)
-    kind = (parts.get("model") or {}).get("type", "unknown")
-    if kind == "BPE":
-        bytewise = "ByteLevel" in json.dumps([parts.get("pre_tokenizer"), parts.get("decoder")])
-        kind = "byte-level BPE" if bytewise else "BPE without its tokenizer.model"
-    raise UserError(f"a tokenizer of kind {kind} cannot be extended", where=file, cure=SUPPORTED)
 
 
 def _require_same_ids(folder: Path, fast: tokenizers.Tokenizer) -> None:
@@ -131,18 +141,6 @@ def extend(base: ModelProto, pieces: Iterable[str]) -> ModelProto:
     return proto
 
 
-def unproducible(fast: tokenizers.Tokenizer, pieces: Sequence[str]) -> set[str]:
-    """Those pieces whose own text, in the middle of a text, is not cut into that one id."""
-    before = "\n"  # no piece of a run joins with a line break
-    start = fast.encode(before, add_special_tokens=False).ids
-    cuts = fast.encode_batch_fast(
-        [before + piece.replace(SPACE, " ") for piece in pieces], add_special_tokens=False
-    )
-    return {
-        piece for piece, cut in zip(pieces, cuts, strict=True) if cut.ids != [*start, fast.token_to_id(piece)]
-    }
-
-
 def write_tokenizer(
     folder: Path, proto: ModelProto, *, template: str | None = None, model_max_length: int | None = None
 ) -> None:
@@ -162,14 +160,3 @@ def write_tokenizer(
     write_json(folder / "tokenizer_config.json", config)
     if template is not None:
         (folder / TEMPLATE_FILE).write_text(template, encoding="utf-8")
-
-
-def require_agreement(folder: Path, tokenizer: Tokenizer, texts: Sequence[str]) -> None:
-    """Raises WorkError unless `tokenizer.model`, read by sentencepiece, and `tokenizer.json` cut all texts alike."""
-    native = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
-    for text, ids, other in zip(
-        texts, native.encode(list(texts)), tokenizer.encode_batch(texts), strict=True
-    ):
-        if ids != other:
-            what = f"sentencepiece and tokenizer.json cut a text differently, {text[:40]!r}"
-            raise WorkError(what, where=folder, cure="please report it with the base tokenizer")

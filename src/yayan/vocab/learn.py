@@ -1,180 +1,202 @@
-"""`yayan vocab`: continue a base tokenizer's merges into Chinese, or begin a tokenizer from nothing."""
+"""`yayan vocab`: continue a base tokenizer's merges into other scripts, or begin a tokenizer from nothing."""
 
-import io
-import re
+import dataclasses
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import sentencepiece
-from sentencepiece.sentencepiece_model_pb2 import ModelProto
+import numpy as np
 
+from yayan.corpus.bad import Bad
 from yayan.corpus.read import documents, text_files
 from yayan.errors import UserError
-from yayan.progress import Progress
-from yayan.stage import InputPath, Stage
-from yayan.tokenizer import Piece, Tokenizer, load_tokenizer
-from yayan.vocab.extend import Base, extend, open_base, require_agreement, unproducible, write_tokenizer
-from yayan.vocab.merges import COVERAGE, continue_base
+from yayan.stage import InputPath, Stage, sample_path
+from yayan.tokenizer import load_tokenizer
+from yayan.vocab.base import Base
+from yayan.vocab.bases import open_base
+from yayan.vocab.begin import BYTES_AND_SPECIALS, begin
+from yayan.vocab.continuation import Guard, Rules, candidates_of, choose
+from yayan.vocab.count import FORCED, UNIT, Parts, Source, count_source, weigh_runs, weigh_sources
+from yayan.vocab.curve import draw_curve, shape_of
+from yayan.vocab.describe import describe, figures_of, prove, tell, write_witnesses
+from yayan.vocab.extend import write_tokenizer
+from yayan.vocab.sample import Sample
+from yayan.vocab.scripts import Script, Wanted
 
-BYTES_AND_SPECIALS = 256 + 4
 LONGEST_CONTINUED, LONGEST_NEW = 8, 16
 LARGEST_SIZE, LARGEST_LENGTH = 1 << 20, 1000  # beyond any tokenizer in use
-SAMPLE_CHARACTERS = 1_000_000
-SHOWN = 20
+RESERVE = 1.02  # candidates for each new token: a few cannot be produced
+ENGLISH = Path("sample:en-train.jsonl")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vocab(Stage):
-    """Learn a vocabulary: continue a base tokenizer into Chinese, or begin one from nothing."""
+    """Learn a vocabulary: continue a base tokenizer into other scripts, or begin one from nothing."""
 
     base: InputPath | None = None
-    """Tokenizer or model folder (or tokenizer.model) to continue; without it a new tokenizer is learnt."""
+    """Tokenizer or model folder (or one file of a tokenizer) to continue; without it a new tokenizer is learnt."""
     corpus: list[InputPath]
-    """Files or folders of documents to learn from."""
+    """Files or folders of documents to learn from; each is a source with a share of its own."""
     field: str = "text"
     """Name of the text in a .jsonl object."""
     size: int
-    """Ids of the finished tokenizer, those of the base included."""
+    """Ids of the finished tokenizer, those of the base included (with --curve: the largest that is looked at)."""
+    scripts: list[Script] = dataclasses.field(default_factory=lambda: ["han"])
+    """Scripts to add to a base."""
     longest: int | None = None
     """Longest new piece in characters (8 with a base, 16 without)."""
     smallest_count: int = 2
     """How often the corpus must hold what becomes a new word (with a base; characters need only occur)."""
+    weights: list[float] | None = None
+    """Share of each source, in their order, instead of --temperature."""
+    temperature: float = 2.0
+    """Sources count as their size to the power of 1 / temperature: 1 leaves them as they are, more evens them out."""
+    include: InputPath | None = None
+    """Text file of words, one a line, that must become pieces of a base."""
+    exclude: InputPath | None = None
+    """Text file of words, one a line, that must not become pieces of a base."""
+    split_digits: bool = True
+    """Make each digit a token of its own in a new tokenizer (what is added to a base never holds one)."""
+    base_text: list[InputPath] | None = None
+    """Documents in the base's own language that must keep their ids (the sample's English by default)."""
+    most_changed: float = 0.01
+    """Largest share of those documents' tokens that may change."""
+    curve: bool = False
+    """Draw what each size costs and gives, and recommend one, instead of writing a tokenizer."""
+    skip_bad: bool = False
+    """Leave out lines that cannot be read, and count them."""
 
     def check(self) -> None:
-        for name, value, least, most in (
-            ("longest", self.longest, 2, LARGEST_LENGTH),
-            ("smallest_count", self.smallest_count, 1, None),
-            ("size", self.size, 1, LARGEST_SIZE),
-        ):
-            if value is not None and value < least:
-                raise UserError(f"{name} is {value}", cure=f"ask for {least} or more")
-            if value is not None and most is not None and value > most:
-                raise UserError(f"{name} is {value}", cure=f"ask for {most} or less")
+        self._refuse_numbers()
         text_files(self.corpus)
-        taken = len(open_base(self.base).proto.pieces) if self.base else BYTES_AND_SPECIALS
+        if self.base_text:
+            text_files(self.base_text)
+        if self.base is None:
+            self._refuse_without_base()
+            taken = BYTES_AND_SPECIALS
+        else:
+            base = open_base(self.base)
+            taken = base.taken
+            self._rules(base)
         if self.size <= taken:
             what = f"size is {self.size}, but {taken} ids are taken before the first new piece"
             raise UserError(what, where=self.base, cure="ask for more")
 
     def run(self, work: Path) -> dict[str, object]:
-        survey = take_survey(self.texts())
-        base = open_base(self.base) if self.base else None
-        if base is None:
-            proto = begin(self.texts(), self.size, self.longest or LONGEST_NEW)
-            write_tokenizer(work, proto)
-        else:
-            pieces = continue_base(
-                base.proto,
-                self.texts(),
-                survey.counts,
-                wanted=self.size - len(base.proto.pieces),
-                longest=self.longest or LONGEST_CONTINUED,
-                smallest_count=self.smallest_count,
+        bad, sample = Bad(self.skip_bad), Sample(held_out=self.curve)
+        texts = [sample.watch(self._texts([path], bad)) for path in self.corpus]
+        if self.base is None:
+            proto = begin(
+                (text for source in texts for text in source),
+                self.size,
+                self.longest or LONGEST_NEW,
+                split_digits=self.split_digits,
             )
-            proto = extend(base.proto, pieces)
-            write_tokenizer(work, proto, template=base.template, model_max_length=base.model_max_length)
-        tokenizer = load_tokenizer(work)
-        require_agreement(work, tokenizer, survey.sample)
-        if tokenizer.size < self.size:
-            what = f"the corpus holds enough for {tokenizer.size:,} ids, not for {self.size:,}"
+            write_tokenizer(work, proto)
+            metrics = self._finish(work, None, sample, {})
+        else:
+            metrics = self._continue(work, open_base(self.base), texts, sample)
+        return {"asked_size": self.size, **metrics, "left_out": bad.figures()}
+
+    def _continue(
+        self, work: Path, base: Base, texts: list[Iterator[str]], sample: Sample
+    ) -> dict[str, object]:
+        rules = self._rules(base)
+        sources = [count_source(source, rules.wanted) for source in texts]
+        parts, shares = self._weigh(sources)
+        count = self.size - base.taken
+        candidates = candidates_of(base, parts, rules, round(count * RESERVE) + 32)
+        del parts
+        if self.curve:
+            names = [candidate.name for candidate in candidates[:count]]
+            return draw_curve(work, base, names, sample.texts, shape_of(self.base))
+        chosen = choose(base, candidates, count, self._guard())
+        base.write(work, list(chosen))
+        write_witnesses(work, list(chosen.values()))
+        metrics = self._finish(work, base, sample, chosen)
+        return metrics | {"sources": figures_of(sources, shares, self.corpus)}
+
+    def _finish(
+        self, work: Path, base: Base | None, sample: Sample, chosen: Mapping[str, str]
+    ) -> dict[str, object]:
+        metrics = describe(work, base, sample, chosen)
+        proofs = prove(work, base, sample, chosen, self._guard().texts)
+        tell(metrics, proofs)
+        size = load_tokenizer(work).size
+        if size < self.size:
+            what = f"the corpus holds enough for {size:,} ids, not for {self.size:,}"
             print(f"  vocab: {what}: the tokenizer is smaller than asked", file=sys.stderr)
-        return {"asked_size": self.size} | describe(tokenizer, proto, base, survey)
+        return metrics | {"proofs": proofs}
 
-    def texts(self) -> Iterator[str]:
-        return (document.text for document in documents(self.corpus, self.field))
+    def _texts(self, paths: list[Path], bad: Bad) -> Iterator[str]:
+        return (document.text for document in documents(paths, self.field, bad))
+
+    def _guard(self) -> Guard:
+        paths = self.base_text or [sample_path(ENGLISH)]
+        return Guard([document.text for document in documents(paths, self.field)], self.most_changed)
+
+    def _weigh(self, sources: list[Source]) -> tuple[Parts, list[float]]:
+        """All runs with their weights; words that must become pieces come first and weigh most."""
+        factors = weigh_sources(sources, self.weights, self.temperature)
+        parts = [(source.runs, weigh_runs(source, f)) for source, f in zip(sources, factors, strict=True)]
+        total = sum(source.characters for source in sources)
+        shares = [source.characters * f / total for source, f in zip(sources, factors, strict=True)]
+        words = read_words(self.include)
+        forced = [("\n".join(words), np.full(len(words), FORCED, np.int32))] if words else []
+        return [*forced, *parts], shares
+
+    def _rules(self, base: Base) -> Rules:
+        wanted = Wanted(tuple(dict.fromkeys(self.scripts)))
+        longest = self.longest or LONGEST_CONTINUED
+        for word in read_words(self.include):
+            if len(word) > longest or not (wanted.is_part_of_run(word) and wanted.holds_own(word)):
+                what = f"{word} is no word of {' or '.join(wanted.scripts)} of at most {longest} characters"
+                raise UserError(what, where=self.include, cure="remove it, or change --scripts or --longest")
+        return Rules(wanted, longest, self.smallest_count * UNIT, frozenset(read_words(self.exclude)))
+
+    def _refuse_numbers(self) -> None:
+        for name, value, least, most in (
+            ("longest", self.longest, 2, LARGEST_LENGTH),
+            ("smallest_count", self.smallest_count, 1, None),
+            ("size", self.size, 1, LARGEST_SIZE),
+            ("temperature", self.temperature, 1, None),
+            ("most_changed", self.most_changed, 0, 1),
+        ):
+            if value is not None and value < least:
+                raise UserError(f"{name} is {value}", cure=f"ask for {least} or more")
+            if value is not None and most is not None and value > most:
+                raise UserError(f"{name} is {value}", cure=f"ask for {most} or less")
+        if self.weights is not None and (len(self.weights) != len(self.corpus) or min(self.weights) < 0):
+            what = f"there are {len(self.weights)} weights for {len(self.corpus)} sources"
+            raise UserError(what, where="weights", cure="give one for each entry of --corpus, from 0")
+
+    def _refuse_without_base(self) -> None:
+        """Options that say how a base is continued mean nothing without one."""
+        given = {
+            "scripts": self.scripts != ["han"],
+            "weights": self.weights is not None,
+            "temperature": self.temperature != Vocab.temperature,
+            "include": self.include is not None,
+            "exclude": self.exclude is not None,
+            "base_text": self.base_text is not None,
+            "curve": self.curve,
+        }
+        for name, there in given.items():
+            if there:
+                raise UserError(
+                    f"{name} needs a base to continue", where=name, cure="name a --base, or leave it out"
+                )
 
 
-@dataclass
-class Survey:
-    """What one pass over a corpus shows. `sample`: the beginnings of every n-th document, all over the corpus."""
-
-    counts: Counter[str]
-    sample: list[str]
-    documents: int = 0
-    characters: int = 0
-
-
-def take_survey(texts: Iterable[str]) -> Survey:
-    """Count the characters of a corpus, and keep a sample of about SAMPLE_CHARACTERS at most."""
-    survey, stride, kept = Survey(Counter(), []), 1, 0
-    with Progress("count characters", unit="docs") as bar:
-        for text in texts:
-            survey.counts.update(text)
-            survey.characters += len(text)
-            if survey.documents % stride == 0:
-                survey.sample.append(text[: SAMPLE_CHARACTERS // 100])
-                kept += len(survey.sample[-1])
-            survey.documents += 1
-            if kept > SAMPLE_CHARACTERS:
-                survey.sample, stride = survey.sample[::2], stride * 2
-                kept = sum(map(len, survey.sample))
-            bar.advance()
-    if not survey.characters:
-        raise UserError("the corpus is empty", cure="give documents that hold text")
-    return survey
-
-
-def begin(texts: Iterable[str], size: int, longest: int) -> ModelProto:
-    """A new SentencePiece BPE tokenizer in Llama-2's manner, with `<pad>` as id 3. Deterministic: one thread.
-
-    It is smaller than `size` if the texts hold no more. Raises UserError if `size` does not hold their characters.
-    """
-    result = io.BytesIO()
+def read_words(path: Path | None) -> list[str]:
+    """Words of a text file, one a line, each once."""
+    if path is None:
+        return []
     try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=(line for text in texts for line in text.split("\n") if line),
-            model_writer=result,
-            model_type="bpe",
-            vocab_size=size,
-            hard_vocab_limit=False,
-            byte_fallback=True,
-            character_coverage=COVERAGE,
-            max_sentencepiece_length=longest,
-            max_sentence_length=1 << 30,  # bytes; longer lines would be left out
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            allow_whitespace_only_pieces=True,
-            split_digits=True,
-            pad_id=3,
-            num_threads=1,
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        too_small = re.search(r"smaller than required_chars. (\d+) vs (\d+)", str(error))
-        if too_small is None:
-            raise
-        what = f"size is {size}, but bytes, special tokens and single characters need {too_small[2]}"
-        raise UserError(what, cure="ask for more") from error
-    proto = ModelProto()
-    proto.ParseFromString(result.getvalue())
-    return proto
-
-
-def describe(tokenizer: Tokenizer, proto: ModelProto, base: Base | None, survey: Survey) -> dict[str, object]:
-    """The figures of a finished tokenizer. Tokens per character are those of the survey's sample."""
-    first = base.size if base else 0
-    new = [item.piece for item in proto.pieces[first:] if item.type == Piece.NORMAL]
-    words = [piece for piece in new if len(piece) > 1]
-    characters = sum(map(len, survey.sample))
-    before = None
-    if base:
-        cuts = base.plain.encode_batch_fast(survey.sample, add_special_tokens=False)
-        before = sum(len(cut.ids) for cut in cuts) / characters
-    after = sum(map(len, tokenizer.encode_batch(survey.sample))) / characters
-    return {
-        "size": tokenizer.size,
-        "base_size": first,
-        "new_pieces": len(new),
-        "new_characters": len(new) - len(words),
-        "dead_pieces": len(unproducible(tokenizer.plain, new)),
-        "tokens_per_character_before": before and round(before, 4),
-        "tokens_per_character_after": round(after, 4),
-        "sample_characters": characters,
-        "corpus_characters": survey.characters,
-        "corpus_documents": survey.documents,
-        "first_pieces": words[:SHOWN],
-        "longest_pieces": sorted(words, key=len, reverse=True)[:SHOWN],
-    }
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"this is no text file in UTF-8, {error}", where=path, cure="give one word a line"
+        ) from error
+    return list(dict.fromkeys(word for line in lines if (word := line.strip())))

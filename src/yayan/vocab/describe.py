@@ -1,0 +1,122 @@
+"""The figures and proofs of a finished tokenizer."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from yayan.errors import WorkError
+from yayan.tokenizer import Tokenizer, load_tokenizer
+from yayan.vocab.base import Base
+from yayan.vocab.count import Source
+from yayan.vocab.prove import Changes, find_changes, probe_texts, prove_readers
+from yayan.vocab.sample import Sample
+
+SHOWN = 20
+WITNESSES_FILE = "witnesses.json"
+
+
+def write_witnesses(folder: Path, texts: Sequence[str]) -> None:
+    """A text for each new id, in their order, that gives it."""
+    content = json.dumps(texts, ensure_ascii=False, indent=0)
+    (folder / WITNESSES_FILE).write_text(content + "\n", encoding="utf-8")
+
+
+def describe(work: Path, base: Base | None, sample: Sample, chosen: Mapping[str, str]) -> dict[str, object]:
+    """Size, new tokens, tokens per character on the sample of the corpus.
+
+    `chosen`: names of the new tokens, each with a text that gives it.
+    """
+    tokenizer = load_tokenizer(work)
+    characters = sum(map(len, sample.texts))
+    before = None
+    if base is not None:
+        cuts = base.plain.encode_batch_fast(sample.texts, add_special_tokens=False)
+        before = round(sum(len(cut.ids) for cut in cuts) / characters, 4)
+    texts = [base.text_of(name) if base else name for name in chosen]
+    words = [text for text in texts if text and len(text) > 1]
+    after = sum(map(len, tokenizer.encode_batch(sample.texts))) / characters
+    return {
+        "size": tokenizer.size,
+        "base_size": base.size if base else 0,
+        "new_pieces": len(chosen),
+        "new_characters": sum(text is not None and len(text) == 1 for text in texts),
+        "new_parts_of_characters": texts.count(None),
+        "tokens_per_character_before": before,
+        "tokens_per_character_after": round(after, 4),
+        "sample_characters": characters,
+        "corpus_characters": sample.characters,
+        "corpus_documents": sample.documents,
+        "first_pieces": words[:SHOWN],
+        "longest_pieces": sorted(words, key=len, reverse=True)[:SHOWN],
+    }
+
+
+def prove(
+    work: Path, base: Base | None, sample: Sample, chosen: Mapping[str, str], own_language: Sequence[str]
+) -> dict[str, object]:
+    """What holds of the tokenizer, told on the way. Raises WorkError if something does not."""
+    tokenizer = load_tokenizer(work)
+    first = base.taken if base else 0
+    unwitnessed = [
+        text
+        for number, text in enumerate(chosen.values(), start=first)
+        if number not in tokenizer.plain.encode(text, add_special_tokens=False).ids
+    ]
+    if unwitnessed:
+        raise WorkError(
+            f"{len(unwitnessed)} new tokens are dead, such as that of {unwitnessed[0]!r}", where=work
+        )
+    proofs: dict[str, object] = {"dead_pieces": 0, "witnesses": len(chosen)}
+    texts = probe_texts(tokenizer, first, sample.texts)
+    if base is not None:
+        changes = {"base_text": own_language, "probes": texts}
+        for name, some in changes.items():
+            proofs[name] = changes_in(base, tokenizer, some, work)
+    return proofs | {"equal_texts": prove_readers(work, tokenizer, texts)}
+
+
+def changes_in(base: Base, tokenizer: Tokenizer, texts: Sequence[str], where: Path) -> dict[str, object]:
+    """How many old tokens became part of new ones. Raises WorkError if a text changed in any other way."""
+    found: Changes = find_changes(base, tokenizer.plain, texts)
+    if found.changed_outside:
+        raise WorkError(f"{found.changed_outside} texts changed outside of new tokens", where=where)
+    return {
+        "texts": found.texts,
+        "tokens": found.tokens,
+        "changed_texts": found.changed_texts,
+        "changed_tokens": found.changed_tokens,
+        "changed_share": round(found.share, 6),
+        "changed_outside_new_tokens": found.changed_outside,
+    }
+
+
+def tell(metrics: Mapping, proofs: Mapping) -> None:
+    """The proofs, a line each, on standard error."""
+    equal = ", ".join(f"{reader} {count:,}" for reader, count in proofs["equal_texts"].items())
+    lines = [f"texts cut alike: {equal}"]
+    if metrics["base_size"]:
+        kept = proofs["base_text"]
+        lines = [
+            f"{metrics['new_pieces']:,} new tokens, 0 dead: each has a text that gives it (witnesses.json)",
+            f"the base's own language: {kept['changed_tokens']:,} of {kept['tokens']:,} tokens changed, none "
+            "outside of new tokens",
+            *lines,
+        ]
+    for line in lines:
+        print(f"  vocab: {line}", file=sys.stderr)
+
+
+def figures_of(
+    sources: Sequence[Source], shares: Sequence[float], paths: Sequence[Path]
+) -> list[dict[str, object]]:
+    """What each source held of the scripts, and its share of what was learnt from."""
+    return [
+        {
+            "path": str(path),
+            "characters": source.characters,
+            "share": round(share, 4),
+            "runs_forgotten": source.forgotten,
+        }
+        for path, source, share in zip(paths, sources, shares, strict=True)
+    ]
