@@ -42,6 +42,13 @@ EXPRESSIONS = {
     "deepseek-coder": [r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", EAST_ASIAN, r"\p{N}"],
 }
 
+PRINTABLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
+# The letter that stands for each byte in a byte-level vocabulary (GPT-2, Radford et al. 2019) -> the byte: one that is
+# printable in Latin-1 stands for itself, the others are numbered from U+0100.
+BYTE_OF = {chr(byte): byte for byte in PRINTABLE} | {
+    chr(0x100 + number): byte for number, byte in enumerate(sorted(set(range(256)) - set(PRINTABLE)))
+}
+
 
 def pre_tokenizer(name: str) -> pre_tokenizers.PreTokenizer | None:
     """What llama.cpp does to a text under a name (`tokenizer.ggml.pre`) before it merges; None for an unknown name."""

@@ -11,7 +11,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tests.conftest import SHARED, needs_shared
 from yayan.corpus.read import documents
 from yayan.evaluate.dead import Census, completions, take_census
-from yayan.evaluate.encoders import Encoder, NativeEncoder, bytes_of_signs, open_tokenizer
+from yayan.evaluate.encoders import Encoder, NativeEncoder, open_tokenizer
+from yayan.pretokenizers import BYTE_OF
 
 NEVER_IN_UTF8 = {0xC0, 0xC1, *range(0xF5, 0x100)}
 TOKENIZERS = SHARED / "data" / "tokenizers"
@@ -23,7 +24,7 @@ def spell(raw: bytes, sign_of: dict[int, str]) -> str:
 
 def byte_level(merges: list[tuple[bytes, bytes]], special: tuple[str, ...] = ()) -> NativeEncoder:
     """A byte-level BPE of 256 bytes and these merges in this order."""
-    sign_of = {byte: sign for sign, byte in bytes_of_signs().items()}
+    sign_of = {byte: sign for sign, byte in BYTE_OF.items()}
     pairs = [(spell(left, sign_of), spell(right, sign_of)) for left, right in merges]
     pieces = [sign_of[byte] for byte in range(256)]
     pieces += dict.fromkeys(left + right for left, right in pairs)

@@ -8,12 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from tokenizers import Tokenizer, models
+from tokenizers.pre_tokenizers import ByteLevel
 
 from tests.conftest import SHARED, needs_shared
 from tests.sentencepiece_model import TEXTS, sentencepiece_bytes
 from tests.tiny import make_tokenizer
 from yayan.errors import UserError
-from yayan.evaluate.encoders import NativeEncoder, bytes_of_signs, open_tokenizer
+from yayan.evaluate.encoders import NativeEncoder, open_tokenizer
+from yayan.pretokenizers import BYTE_OF
 from yayan.tokenizer import convert_sentencepiece, read_sentencepiece
 
 ODD = ["", " a", "a  b\n\tc", "雅言", "🐈‍⬛ é", "<s> </s> <unk> <0x41>", "\u00a0\u3000x", "ẩ𠀀"]
@@ -67,7 +69,8 @@ def test_kinds_of_tokens(spelled: Path, model_folder: Path) -> None:
     assert byte_level.kind == "byte-level BPE"
     assert sum(token.kind == "byte" for token in byte_level.tokens if token) == 256
     assert [token.kind for token in byte_level.tokens[:2] if token] == ["special", "special"]
-    assert sorted(bytes_of_signs().values()) == list(range(256))
+    assert sorted(BYTE_OF.values()) == list(range(256))
+    assert BYTE_OF.keys() == set(ByteLevel.alphabet())
 
 
 def test_a_model_with_equal_scores_is_measured_by_sentencepiece(tmp_path: Path) -> None:

@@ -9,13 +9,16 @@ from typing import Any, Literal, Protocol
 
 import sentencepiece
 import tokenizers
-from tokenizers.pre_tokenizers import ByteLevel
 
 from yayan.errors import UserError
-from yayan.tokenizer import SPACE, Piece, read_sentencepiece
+from yayan.pretokenizers import BYTE_OF
+from yayan.tokenizer import SPACE, Piece, read_fast, read_sentencepiece
+from yayan.tokenizer_files import MERGES, VOCAB, read_byte_level
 
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
-CURE = "name a folder that holds tokenizer.json or tokenizer.model, or such a file"
+CURE = (
+    "name a folder that holds tokenizer.json, tokenizer.model or vocab.json, or such a file, or a GGUF file"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,31 +64,19 @@ def open_tokenizer(path: Path) -> Encoder:
     This is the one place that knows which file is read by what. Raises UserError for what is not there, not readable,
     or of a kind whose pieces do not tell their text (WordPiece).
     """
-    file = path
-    if path.is_dir():
-        names = [name for name in ("tokenizer.json", "tokenizer.model") if (path / name).is_file()]
-        if not names:
-            raise UserError("there is no tokenizer in this folder", where=path, cure=CURE)
-        file = path / names[0]
-    if not file.is_file():
+    if not path.exists():
         raise UserError("there is no such file or folder", where=path, cure="check the path")
+    names = ("tokenizer.json", "tokenizer.model", "vocab.json") if path.is_dir() else ()
+    file = next((path / name for name in names if (path / name).is_file()), path)
+    if file.is_dir():
+        raise UserError("there is no tokenizer in this folder", where=path, cure=CURE)
+    if file.suffix == ".gguf" or file.name.endswith((VOCAB, MERGES)):
+        return NativeEncoder(read_byte_level(file), file)
     if file.suffix == ".json":
-        return NativeEncoder(read_native(file), file)
+        return NativeEncoder(read_fast(file), file)
     if file.suffix == ".model":
         return SentencePieceEncoder(path)
     raise UserError("this kind of tokenizer is not read", where=path, cure=CURE)
-
-
-def read_native(file: Path) -> tokenizers.Tokenizer:
-    """A `tokenizer.json` without its truncation and padding."""
-    try:
-        native = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
-    except Exception as error:  # the native library raises the bare class
-        what = f"this tokenizer cannot be read, {' '.join(str(error).split())}"
-        raise UserError(what, where=file, cure="fetch or make it again") from error
-    native.no_truncation()
-    native.no_padding()
-    return native
 
 
 class NativeEncoder:
@@ -119,7 +110,7 @@ def native_tokens(
     unknown = parts["model"].get("unk_token")
     if parts["model"].get("unk_id") is not None:
         unknown = native.id_to_token(parts["model"]["unk_id"])
-    byte_of = bytes_of_signs() if byte_level else {}
+    byte_of = BYTE_OF if byte_level else {}
     tokens: list[Token | None] = [None] * (max(vocabulary.values()) + 1)
     for piece, number in vocabulary.items():
         if piece == unknown:
@@ -143,16 +134,6 @@ def spelled_token(piece: str, *, byte_fallback: bool) -> Token:
     if byte:
         return Token(piece, bytes.fromhex(byte[1]), "byte")
     return Token(piece, piece.replace(SPACE, " ").encode(), "text")
-
-
-def bytes_of_signs() -> dict[str, int]:
-    """The character that stands for each byte in a byte-level vocabulary -> the byte.
-
-    A byte that is printable in Latin-1 stands for itself, the others are numbered from U+0100 (Radford et al. 2019).
-    """
-    alphabet = set(ByteLevel.alphabet())
-    others = iter(sorted(sign for sign in alphabet if ord(sign) > 0xFF))
-    return {(sign if (sign := chr(byte)) in alphabet else next(others)): byte for byte in range(256)}
 
 
 class SentencePieceEncoder:

@@ -13,25 +13,17 @@ import tokenizers
 
 from yayan.errors import UserError
 from yayan.model.folder import TEMPLATE_FILE, write_json
+from yayan.pretokenizers import BYTE_OF
 from yayan.vocab.base import PAD, Base
 from yayan.vocab.scripts import Wanted
 
-
-def byte_alphabet() -> dict[str, int]:
-    """The printable character that stands for each byte, as GPT-2 chose them: itself, or the next one from U+0100."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
-
-
-BYTES = byte_alphabet()
-NEWLINE = next(character for character, byte in BYTES.items() if byte == 0x0A)
+NEWLINE = next(letter for letter, byte in BYTE_OF.items() if byte == 0x0A)
 
 
 def bytes_of(name: str) -> bytes | None:
     """The bytes of a token's name; None if it is none of the byte alphabet (special tokens)."""
     try:
-        return bytes([BYTES[character] for character in name])
+        return bytes([BYTE_OF[letter] for letter in name])
     except KeyError:
         return None
 
