@@ -43,6 +43,8 @@ def describe(record: dict) -> str:
 
 
 def vocab(m: Metrics) -> str:
+    if "advice" in m:
+        return str(m["advice"])
     if not m["base_size"]:
         return f"{m['size']:,} tokens, {m['tokens_per_character_after']:.2f} a character"
     before, after = m["tokens_per_character_before"], m["tokens_per_character_after"]

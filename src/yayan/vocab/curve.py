@@ -3,7 +3,7 @@
 Every candidate is made of those before it, so that the first n of them are the vocabulary of that size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,6 +11,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from yayan.errors import UserError
+from yayan.evaluate.cuts import show
+from yayan.evaluate.page import Table
 from yayan.evaluate.pictures import INK, LINES, STYLE, standalone, svg_of
 from yayan.model.folder import read_config, write_json
 from yayan.model.size import Size, size_of
@@ -123,6 +125,29 @@ def draw_curve(
     )
     (folder / PICTURE_FILE).write_text(picture(points, size), encoding="utf-8")
     return {"model": name, "recommended_size": size, "advice": advice, "points": rows}
+
+
+def tell_curve(metrics: Mapping) -> None:
+    """Print the points as a table, and the advice."""
+    rows = [
+        [
+            f"{point['size']:,}",
+            f"{point['tokens_per_character']:.3f}",
+            f"{point['speed']:.2f}",
+            f"{point['added_parameters'] / 1e6:,.1f}",
+            f"{point['head_gflops_per_token']:.3f}",
+            f"{point['gflops_per_character']:.3f}",
+            f"{point['gguf_bytes'] / 1e6:,.1f}",
+        ]
+        for point in metrics["points"]
+    ]
+    columns = ["ids", "tokens a character", "characters a second", "added parameters, M"]
+    columns += ["head GFLOPs a token", "GFLOPs a character", "added to an F16 GGUF, MB"]
+    show(Table(columns, rows, list(range(len(columns)))))
+    print(
+        f"costs are those of {metrics['model']}; characters a second at equal tokens a second, the base's are 1"
+    )
+    print(metrics["advice"])
 
 
 def picture(points: Sequence[Point], size: int) -> str:

@@ -1,7 +1,6 @@
 """The figures and proofs of a finished tokenizer."""
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -91,20 +90,25 @@ def changes_in(base: Base, tokenizer: Tokenizer, texts: Sequence[str], where: Pa
     }
 
 
-def tell(metrics: Mapping, proofs: Mapping) -> None:
-    """The proofs, a line each, on standard error."""
-    equal = ", ".join(f"{reader} {count:,}" for reader, count in proofs["equal_texts"].items())
+def tell(metrics: Mapping) -> None:
+    """Print the proofs, a line each."""
+    proofs = metrics["proofs"]
+    equal = ", ".join(f"{count:,} ({reader})" for reader, count in proofs["equal_texts"].items())
     lines = [f"texts cut alike: {equal}"]
     if metrics["base_size"]:
-        kept = proofs["base_text"]
+        kept, before, after = (
+            proofs["base_text"],
+            metrics["tokens_per_character_before"],
+            metrics["tokens_per_character_after"],
+        )
         lines = [
-            f"{metrics['new_pieces']:,} new tokens, 0 dead: each has a text that gives it (witnesses.json)",
-            f"the base's own language: {kept['changed_tokens']:,} of {kept['tokens']:,} tokens changed, none "
-            "outside of new tokens",
+            f"{metrics['new_pieces']:,} new tokens; {before:.3f} tokens a character of the corpus became {after:.3f}",
+            f"dead tokens: {proofs['dead_pieces']}; {WITNESSES_FILE} has a text for each that gives it",
+            f"text in the base's language: {kept['changed_tokens']:,} of {kept['tokens']:,} tokens became part of new "
+            f"ones, {kept['changed_outside_new_tokens']} texts changed elsewhere",
             *lines,
         ]
-    for line in lines:
-        print(f"  vocab: {line}", file=sys.stderr)
+    print("\n".join(lines))
 
 
 def figures_of(

@@ -18,7 +18,7 @@ from yayan.vocab.bases import open_base
 from yayan.vocab.begin import BYTES_AND_SPECIALS, begin
 from yayan.vocab.continuation import Guard, Rules, candidates_of, choose
 from yayan.vocab.count import FORCED, UNIT, Parts, Source, count_source, weigh_runs, weigh_sources
-from yayan.vocab.curve import draw_curve, shape_of
+from yayan.vocab.curve import draw_curve, shape_of, tell_curve
 from yayan.vocab.describe import describe, figures_of, prove, tell, write_witnesses
 from yayan.vocab.extend import write_tokenizer
 from yayan.vocab.sample import Sample
@@ -99,6 +99,9 @@ class Vocab(Stage):
             metrics = self._continue(work, open_base(self.base), texts, sample)
         return {"asked_size": self.size, **metrics, "left_out": bad.figures()}
 
+    def tell(self, record: dict) -> None:
+        (tell_curve if self.curve else tell)(record["metrics"])
+
     def _continue(
         self, work: Path, base: Base, texts: list[Iterator[str]], sample: Sample
     ) -> dict[str, object]:
@@ -122,7 +125,6 @@ class Vocab(Stage):
     ) -> dict[str, object]:
         metrics = describe(work, base, sample, chosen)
         proofs = prove(work, base, sample, chosen, self._guard().texts)
-        tell(metrics, proofs)
         size = load_tokenizer(work).size
         if size < self.size:
             what = f"the corpus holds enough for {size:,} ids, not for {self.size:,}"
