@@ -170,7 +170,7 @@ def test_a_tokenizer_is_learnt_from_nothing(tmp_path: Path) -> None:
     out = tmp_path / "out"
     corpus = write_corpus(tmp_path / "c.jsonl", *texts_of("en-train.jsonl"))
     metrics = execute(Vocab(out=out, corpus=[corpus], size=1000))["metrics"]
-    assert (metrics["size"], metrics["base_size"], metrics["new_pieces"]) == (1000, 0, 0)
+    assert (metrics["size"], metrics["base_size"], metrics["proofs"]["dead_pieces"]) == (1000, 0, 0)
     tokenizer = load_tokenizer(out)
     specials = (tokenizer.token(number) for number in range(4))
     assert list(specials) == ["<unk>", "<s>", "</s>", "<pad>"]

@@ -21,7 +21,8 @@ UNIT = (
 HEAVIEST = (1 << 30) - 1
 FORCED = 1 << 30  # what a word weighs that must become a piece: more than any that was counted
 LINE_BREAK = 0x0A
-MOST_RUNS = 4_000_000  # of one source; about 600 MB as Python's strings
+MOST_RUNS = 4_000_000  # different ones of one source; about 600 MB as Python's strings
+MOST_CHARACTERS = 64_000_000  # of all different runs together: about 3 GB while they are joined
 
 Parts = Sequence[tuple[str, NDArray[np.int32]]]
 """Runs joined by line breaks, and what each of them weighs."""
@@ -36,7 +37,7 @@ class Source:
     characters: int
     """All that stand in its runs."""
     forgotten: int
-    """Runs seen once that were dropped."""
+    """Different runs that were dropped for their rareness."""
 
 
 def count_source(texts: Iterable[str], wanted: Wanted) -> Source:
@@ -54,6 +55,16 @@ def count_source(texts: Iterable[str], wanted: Wanted) -> Source:
     numbers = np.fromiter(counts.values(), np.int64, len(counts))
     lengths = np.fromiter(map(len, counts), np.int64, len(counts))
     return Source("\n".join(counts), numbers, int(numbers @ lengths), forgotten)
+
+
+def forget_rarest(sources: Sequence[Source], most_characters: int = MOST_CHARACTERS) -> None:
+    """Drop the rarest runs of the source that holds most, again and again, until all hold no more than the limit."""
+    while sum(len(source.runs) for source in sources) > most_characters:
+        source = max(sources, key=lambda source: len(source.runs))
+        kept = source.counts > source.counts.min()
+        runs = [run for run, keep in zip(source.runs.split("\n"), kept, strict=True) if keep]
+        source.forgotten += len(kept) - len(runs)
+        source.runs, source.counts = "\n".join(runs), source.counts[kept]
 
 
 def weigh_sources(

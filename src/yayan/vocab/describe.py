@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from yayan.errors import WorkError
-from yayan.tokenizer import Tokenizer, load_tokenizer
+from yayan.tokenizer import Piece, Tokenizer, load_tokenizer
 from yayan.vocab.base import Base
 from yayan.vocab.count import Source
-from yayan.vocab.prove import Changes, find_changes, probe_texts, prove_readers
+from yayan.vocab.extend import open_sentencepiece_base
+from yayan.vocab.prove import Changes, find_changes, probe_texts, prove_readers, witnesses
 from yayan.vocab.sample import Sample
 
 SHOWN = 20
@@ -57,6 +58,7 @@ def prove(
     """What holds of the tokenizer, told on the way. Raises WorkError if something does not."""
     tokenizer = load_tokenizer(work)
     first = base.taken if base else 0
+    dead = 0 if base else dead_pieces(work, tokenizer)
     unwitnessed = [
         text
         for number, text in enumerate(chosen.values(), start=first)
@@ -66,13 +68,20 @@ def prove(
         raise WorkError(
             f"{len(unwitnessed)} new tokens are dead, such as that of {unwitnessed[0]!r}", where=work
         )
-    proofs: dict[str, object] = {"dead_pieces": 0, "witnesses": len(chosen)}
+    proofs: dict[str, object] = {"dead_pieces": dead, "witnesses": len(chosen)}
     texts = probe_texts(tokenizer, first, sample.texts)
     if base is not None:
         changes = {"base_text": own_language, "probes": texts}
         for name, some in changes.items():
             proofs[name] = changes_in(base, tokenizer, some, work)
     return proofs | {"equal_texts": prove_readers(work, tokenizer, texts)}
+
+
+def dead_pieces(work: Path, tokenizer: Tokenizer) -> int:
+    """Pieces of a new tokenizer that no text gives."""
+    own = open_sentencepiece_base(work)
+    names = [item.piece for item in own.proto.pieces if item.type == Piece.NORMAL]
+    return len(names) - len(witnesses(own, tokenizer.plain, names))
 
 
 def changes_in(base: Base, tokenizer: Tokenizer, texts: Sequence[str], where: Path) -> dict[str, object]:

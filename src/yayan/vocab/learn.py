@@ -17,7 +17,16 @@ from yayan.vocab.base import Base
 from yayan.vocab.bases import open_base
 from yayan.vocab.begin import BYTES_AND_SPECIALS, begin
 from yayan.vocab.continuation import Guard, Rules, candidates_of, choose
-from yayan.vocab.count import FORCED, UNIT, Parts, Source, count_source, weigh_runs, weigh_sources
+from yayan.vocab.count import (
+    FORCED,
+    UNIT,
+    Parts,
+    Source,
+    count_source,
+    forget_rarest,
+    weigh_runs,
+    weigh_sources,
+)
 from yayan.vocab.curve import draw_curve, shape_of, tell_curve
 from yayan.vocab.describe import describe, figures_of, prove, tell, write_witnesses
 from yayan.vocab.extend import write_tokenizer
@@ -107,6 +116,7 @@ class Vocab(Stage):
     ) -> dict[str, object]:
         rules = self._rules(base)
         sources = [count_source(source, rules.wanted) for source in texts]
+        forget_rarest(sources)
         parts, shares = self._weigh(sources)
         count = self.size - base.taken
         candidates = candidates_of(base, parts, rules, round(count * RESERVE) + 32)
@@ -115,6 +125,7 @@ class Vocab(Stage):
             names = [candidate.name for candidate in candidates[:count]]
             return draw_curve(work, base, names, sample.texts, shape_of(self.base))
         chosen = choose(base, candidates, count, self._guard())
+        refuse_left_out(base, chosen, self.include)
         base.write(work, list(chosen))
         write_witnesses(work, list(chosen.values()))
         metrics = self._finish(work, base, sample, chosen)
@@ -189,6 +200,15 @@ class Vocab(Stage):
                 raise UserError(
                     f"{name} needs a base to continue", where=name, cure="name a --base, or leave it out"
                 )
+
+
+def refuse_left_out(base: Base, chosen: Mapping[str, str], include: Path | None) -> None:
+    """UserError for a word that should have become a token and did not."""
+    texts = {base.text_of(name) for name in chosen}
+    for word in read_words(include):
+        if word not in texts and base.plain.token_to_id(word) is None:
+            cure = "ask for a larger --size, or remove the word: its parts join with each other or with others first"
+            raise UserError(f"{word} cannot become one token", where=include, cure=cure)
 
 
 def read_words(path: Path | None) -> list[str]:
