@@ -15,6 +15,7 @@ from tests.vocab.conftest import texts_of
 from yayan.errors import UserError
 from yayan.tokenizer import Tokenizer, load_tokenizer
 from yayan.vocab import init
+from yayan.vocab import sample as sample_module
 from yayan.vocab.init import Mixes, cut_new_tokens, make_mixes, new_rows, sample_texts
 
 NEW = ["<pad>", "你好", "bcd", "▁a世", "猫", "好好"]
@@ -185,7 +186,7 @@ def test_a_sample_is_spread_over_the_corpus_and_bounded(
     file.write_text("".join(json.dumps({"body": f"{i:03}" + "x" * 50}) + "\n" for i in range(300)))
     assert len(sample_texts([file], "body")) == 300
     monkeypatch.setattr(init, "SAMPLE_CHARACTERS", 200)
-    monkeypatch.setattr(init, "LONGEST_TEXT", 20)
+    monkeypatch.setattr(sample_module, "LONGEST_SHARE", 10)
     sample = sample_texts([file], "body")
     assert [text[:3] for text in sample] == [
         "000",

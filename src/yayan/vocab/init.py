@@ -19,6 +19,7 @@ from yayan.corpus.read import documents, text_files
 from yayan.errors import UserError
 from yayan.progress import Progress
 from yayan.tokenizer import Tokenizer
+from yayan.vocab.sample import Sample
 from yayan.vocab.similar import Mix, similar_mixes
 
 Init = Literal["mean_of_pieces", "weighted_mean_of_pieces", "similar", "mean", "noisy_mean", "noise"]
@@ -31,7 +32,6 @@ NOISE_SHARE = 0.1
 RARITY = 1e-3  # `a` of SIF weights
 # 10 M characters are about 6 M tokens: a token that stands once in a million has a count that says something.
 SAMPLE_CHARACTERS = 10_000_000
-LONGEST_TEXT = SAMPLE_CHARACTERS // 100  # of one document, so that none decides alone
 BATCH_CHARACTERS = 200_000  # cut at once: the native tokenizer holds some 100 bytes for each token meanwhile
 
 
@@ -180,24 +180,14 @@ def rarities(documents: Iterable[Sequence[int]], size: int) -> np.ndarray:
 
 
 def sample_texts(corpus: Iterable[Path], field: str) -> list[str]:
-    """The beginnings of every n-th document, all over the corpus, of at most SAMPLE_CHARACTERS together.
-
-    n is 1 at first and doubles whenever the sample is full. Raises UserError for a corpus without text.
-    """
-    sample: list[str] = []
-    stride, kept = 1, 0
+    """Beginnings of documents from all over the corpus. Raises UserError for a corpus without text."""
+    sample = Sample(most_characters=SAMPLE_CHARACTERS)
     with Progress("sample the corpus", unit="docs") as bar:
-        for number, document in enumerate(documents(corpus, field)):
-            if number % stride == 0:
-                sample.append(document.text[:LONGEST_TEXT])
-                kept += len(sample[-1])
-            while kept > SAMPLE_CHARACTERS:
-                sample, stride = sample[::2], stride * 2
-                kept = sum(map(len, sample))
+        for _ in sample.watch(document.text for document in documents(corpus, field)):
             bar.advance()
-    if not kept:
+    if not sample.characters:
         raise UserError("the corpus is empty", where="corpus", cure="give documents that hold text")
-    return sample
+    return sample.texts
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[list[int]]:

@@ -4,15 +4,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 SAMPLE_CHARACTERS = 1_000_000
-DOCUMENT_CHARACTERS = SAMPLE_CHARACTERS // 100
+LONGEST_SHARE = 100  # no document is more than a hundredth of a sample
 HELD_OUT = 50  # one document in so many
 
 
 @dataclass
 class Sample:
-    """The beginnings of every n-th document. With `held_out` those documents are kept from the reader of the corpus."""
+    """The beginnings of every n-th document, of at most about `most_characters` together.
+
+    n is 1 at first and doubles whenever the sample is full. With `held_out` one document in 50 is sampled, and kept
+    from the reader of the corpus.
+    """
 
     held_out: bool = False
+    most_characters: int = SAMPLE_CHARACTERS
     texts: list[str] = field(default_factory=list)
     documents: int = 0
     characters: int = 0
@@ -25,15 +30,19 @@ class Sample:
             number = self.documents
             self.documents += 1
             self.characters += len(text)
-            chosen = number % HELD_OUT == HELD_OUT - 1
-            if chosen if self.held_out else number % self._stride == 0:
+            if self.held_out:
+                number, rest = divmod(number, HELD_OUT)
+                if rest < HELD_OUT - 1:
+                    yield text
+                    continue
+            if number % self._stride == 0:
                 self._keep(text)
-            if not (self.held_out and chosen):
+            if not self.held_out:
                 yield text
 
     def _keep(self, text: str) -> None:
-        self.texts.append(text[:DOCUMENT_CHARACTERS])
+        self.texts.append(text[: self.most_characters // LONGEST_SHARE])
         self._kept += len(self.texts[-1])
-        if self._kept > SAMPLE_CHARACTERS:
+        while self._kept > self.most_characters:
             self.texts, self._stride = self.texts[::2], self._stride * 2
             self._kept = sum(map(len, self.texts))
