@@ -33,6 +33,10 @@ class Base(ABC):
         """The text of a token; None if it is not whole characters."""
 
     @abstractmethod
+    def bytes_of(self, name: str) -> bytes:
+        """The UTF-8 bytes that a token stands for; of an added one, those of its name."""
+
+    @abstractmethod
     def joinable(self, token_id: int) -> bool:
         """Whether a token of its own may be joined with its neighbours in a run."""
 

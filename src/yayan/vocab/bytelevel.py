@@ -25,7 +25,6 @@ def byte_alphabet() -> dict[str, int]:
 
 
 BYTES = byte_alphabet()
-NEWLINE = next(character for character, byte in BYTES.items() if byte == 0x0A)
 
 
 def bytes_of(name: str) -> bytes | None:
@@ -63,6 +62,10 @@ class ByteLevelBase(Base):
             return raw.decode("utf-8")
         except UnicodeDecodeError:
             return None
+
+    def bytes_of(self, name: str) -> bytes:
+        raw = None if name in self._added else bytes_of(name)
+        return name.encode("utf-8") if raw is None else raw
 
     def joinable(self, token_id: int) -> bool:
         return self._names.get(token_id) not in self._added

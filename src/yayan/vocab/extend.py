@@ -47,6 +47,14 @@ class SentencePieceBase(Base):
     def text_of(self, name: str) -> str | None:
         return name.replace(SPACE, " ")
 
+    @cached_property
+    def _byte_pieces(self) -> dict[str, bytes]:
+        pieces = (item.piece for item in self.proto.pieces if item.type == Piece.BYTE)
+        return {piece: bytes([int(piece[3:5], 16)]) for piece in pieces}  # <0x0A>
+
+    def bytes_of(self, name: str) -> bytes:
+        return self._byte_pieces.get(name) or name.replace(SPACE, " ").encode("utf-8")
+
     def joinable(self, token_id: int) -> bool:
         return self.proto.pieces[token_id].type == Piece.NORMAL
 
