@@ -63,11 +63,11 @@ class SentencePieceBase(Base):
         return len(text.strip(" ")) <= longest and wanted.holds_own(text) and wanted.is_part_of_run(text)
 
     def missing_characters(self, weights: Mapping[str, int]) -> dict[str, int]:
-        """Those that are bytes so far: a piece of their own saves all of their tokens but one."""
+        """Those that are several bytes so far: a piece of their own saves all of their tokens but one."""
         return {
             character: (len(character.encode("utf-8")) - 1) * weight
             for character, weight in weights.items()
-            if character not in self.old_pieces
+            if character not in self.old_pieces and not character.isascii()
         }
 
     def extended(self, names: Sequence[str]) -> tokenizers.Tokenizer:
