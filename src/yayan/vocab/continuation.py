@@ -145,7 +145,7 @@ def choose(base: Base, candidates: Sequence[Candidate], count: int, guard: Guard
     """The first `count` candidates that some text gives, by name, with such a text for each.
 
     One that cannot be produced (its parts are joined otherwise) gives way to the next, and so do those that change the
-    guard's texts most, until no more of these change than may.
+    guard's texts most, until no more of these change than may. What is spelt with a character that had to go, goes too.
     """
     names = [candidate.name for candidate in candidates]
     while True:
@@ -155,7 +155,10 @@ def choose(base: Base, candidates: Sequence[Candidate], count: int, guard: Guard
         unwanted = set(chosen) - found.keys() or too_changing(base, fast, guard)
         if not unwanted:
             return found
-        names = [name for name in names if name not in unwanted]
+        lost = {text for name in unwanted if (text := base.text_of(name)) and len(text) == 1}
+        names = [
+            name for name in names if name not in unwanted and lost.isdisjoint(base.text_of(name) or "")
+        ]
 
 
 def too_changing(base: Base, fast: tokenizers.Tokenizer, guard: Guard) -> set[str]:
