@@ -82,7 +82,7 @@ def make_learner(base: Base, alphabet: tokenizers.Tokenizer, parts: Parts, rules
     def may_join(name: str) -> bool:
         """A token that is there already is not joined in a new way: its own merges would not do it."""
         allowed = base.may_join(name, rules.wanted, rules.longest) and alphabet.token_to_id(name) is None
-        return allowed and base.text_of(name) not in rules.exclude
+        return allowed and (base.text_of(name) or "").strip(" ") not in rules.exclude
 
     return Learner(ids, weights, names, may_join, rules.least)
 
