@@ -57,7 +57,7 @@ class Vocab(Stage):
     exclude: InputPath | None = None
     """Text file of words, one a line, that must not become pieces of a base."""
     split_digits: bool = True
-    """Make each digit a token of its own in a new tokenizer (what is added to a base never holds one)."""
+    """Make each digit a token of its own in a new tokenizer (what is added to a base joins none)."""
     base_text: list[InputPath] | None = None
     """Documents in the base's own language that must keep their ids (the sample's English by default)."""
     most_changed: float = 0.01
