@@ -7,7 +7,7 @@ of a character stand for characters of the script alone.
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
@@ -112,8 +112,3 @@ def characters_of(start: bytes) -> Iterator[str]:
     for number in range(code << 6 * missing, (code + 1) << 6 * missing):
         if least <= number <= 0x10FFFF and not 0xD800 <= number < 0xE000:
             yield chr(number)
-
-
-def wanted_scripts(names: Sequence[Script]) -> Wanted:
-    """The scripts of an option, each once."""
-    return Wanted(tuple(dict.fromkeys(names)))
