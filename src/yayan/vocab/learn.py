@@ -1,6 +1,7 @@
 """`yayan vocab`: continue a base tokenizer's merges into other scripts, or begin a tokenizer from nothing."""
 
 import dataclasses
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -163,13 +164,18 @@ class Vocab(Stage):
             ("temperature", self.temperature, 1, None),
             ("most_changed", self.most_changed, 0, 1),
         ):
-            if value is not None and value < least:
+            if value is not None and not value >= least:  # NaN is not, either
                 raise UserError(f"{name} is {value}", cure=f"ask for {least} or more")
             if value is not None and most is not None and value > most:
                 raise UserError(f"{name} is {value}", cure=f"ask for {most} or less")
-        if self.weights is not None and (len(self.weights) != len(self.corpus) or min(self.weights) < 0):
+        if self.weights is not None and len(self.weights) != len(self.corpus):
             what = f"there are {len(self.weights)} weights for {len(self.corpus)} sources"
-            raise UserError(what, where="weights", cure="give one for each entry of --corpus, from 0")
+            raise UserError(what, where="weights", cure="give one for each entry of --corpus")
+        for weight in self.weights or ():
+            if not 0 <= weight < math.inf:
+                raise UserError(f"a weight is {weight}", where="weights", cure="ask for 0 or more")
+        if not self.scripts:
+            raise UserError("no script is named", where="scripts", cure="name at least one")
 
     def _refuse_without_base(self) -> None:
         """Options that say how a base is continued mean nothing without one."""
