@@ -25,13 +25,17 @@ class Sample:
             number = self.documents
             self.documents += 1
             self.characters += len(text)
-            chosen = number % HELD_OUT == HELD_OUT - 1
-            if chosen if self.held_out else number % self._stride == 0:
-                self._keep(text)
-            if not (self.held_out and chosen):
-                yield text
+            if not self.held_out:
+                self._keep(number, text)
+            elif number % HELD_OUT == HELD_OUT - 1:
+                self._keep(number // HELD_OUT, text)
+                continue
+            yield text
 
-    def _keep(self, text: str) -> None:
+    def _keep(self, number: int, text: str) -> None:
+        """Keep the n-th of the documents that may be kept, if it is one of those that are."""
+        if number % self._stride:
+            return
         self.texts.append(text[:DOCUMENT_CHARACTERS])
         self._kept += len(self.texts[-1])
         if self._kept > SAMPLE_CHARACTERS:
