@@ -1,7 +1,7 @@
 """What a corpus holds of the wanted scripts: each different run once, with what it counts.
 
-Memory is that of the different runs, not of the corpus: past a limit those seen once are forgotten (lossy counting,
-Manku and Motwani 2002), which a vocabulary does not notice, and which is said.
+Memory is that of the different runs, not of the corpus: past a limit the rarest are forgotten (lossy counting, Manku and
+Motwani 2002), which a vocabulary does not notice, and which is said.
 """
 
 from collections import Counter
@@ -36,7 +36,7 @@ class Source:
     characters: int
     """All that stand in its runs."""
     forgotten: int
-    """Runs seen once that were dropped."""
+    """How often a rare run was dropped."""
 
 
 def count_source(texts: Iterable[str], wanted: Wanted) -> Source:
@@ -48,12 +48,21 @@ def count_source(texts: Iterable[str], wanted: Wanted) -> Source:
             counts.update(find(text))
             if len(counts) > MOST_RUNS:
                 before = len(counts)
-                counts = Counter({run: count for run, count in counts.items() if count > 1})
+                counts = forget_rarest(counts)
                 forgotten += before - len(counts)
             bar.advance()
     numbers = np.fromiter(counts.values(), np.int64, len(counts))
     lengths = np.fromiter(map(len, counts), np.int64, len(counts))
     return Source("\n".join(counts), numbers, int(numbers @ lengths), forgotten)
+
+
+def forget_rarest(counts: Counter[str]) -> Counter[str]:
+    """At most half of MOST_RUNS: without those seen once, then twice, ... as often as is needed."""
+    rare = 0
+    while len(counts) > MOST_RUNS // 2:
+        rare += 1
+        counts = Counter({run: count for run, count in counts.items() if count > rare})
+    return counts
 
 
 def weigh_sources(
