@@ -7,9 +7,17 @@ from pathlib import Path
 
 import tokenizers
 
+from yayan.errors import UserError
 from yayan.vocab.scripts import Wanted
 
 PAD = "<pad>"
+
+
+def require_end(specials: Mapping[str, int], where: Path) -> None:
+    """Raises UserError unless a token that ends a text is declared: the finished tokenizer needs one."""
+    if "eos" not in specials:
+        cure = "name eos_token in its tokenizer_config.json"
+        raise UserError("no token that ends a text is declared", where=where, cure=cure)
 
 
 @dataclass(frozen=True, eq=False)

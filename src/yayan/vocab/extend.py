@@ -26,7 +26,7 @@ from yayan.tokenizer import (
     special_ids_of_folder,
     special_ids_of_model,
 )
-from yayan.vocab.base import PAD, Base
+from yayan.vocab.base import PAD, Base, require_end
 from yayan.vocab.scripts import Wanted
 
 
@@ -96,6 +96,7 @@ def open_sentencepiece_base(path: Path) -> SentencePieceBase:
         declared |= special_ids_of_folder(path, fast)
         if (path / "tokenizer_config.json").is_file():
             config = read_json(path / "tokenizer_config.json")
+    require_end(declared, path)
     _declare(proto, declared)
     fast.encode_special_tokens = True
     return SentencePieceBase(
