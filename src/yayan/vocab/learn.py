@@ -80,6 +80,8 @@ class Vocab(Stage):
             base = open_base(self.base)
             taken = base.taken
             self._rules(base)
+            if self.curve:
+                shape_of(self.base)
         if self.size <= taken:
             what = f"size is {self.size}, but {taken} ids are taken before the first new piece"
             raise UserError(what, where=self.base, cure="ask for more")
