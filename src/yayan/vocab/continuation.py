@@ -157,9 +157,7 @@ def choose(base: Base, candidates: Sequence[Candidate], count: int, guard: Guard
         if not unwanted:
             return found
         lost = {text for name in unwanted if (text := base.text_of(name)) and len(text) == 1}
-        names = [
-            name for name in names if name not in unwanted and lost.isdisjoint(base.text_of(name) or "")
-        ]
+        names = [name for name in names if name not in unwanted and lost.isdisjoint(base.text_of(name) or "")]
 
 
 def too_changing(base: Base, fast: tokenizers.Tokenizer, guard: Guard) -> set[str]:

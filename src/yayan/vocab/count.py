@@ -1,7 +1,7 @@
 """What a corpus holds of the wanted scripts: each different run once, with what it counts.
 
-Memory is that of the different runs, not of the corpus: past a limit the rarest are forgotten (lossy counting, Manku and
-Motwani 2002), which a vocabulary does not notice, and which is said.
+Memory is that of the different runs, not of the corpus: past a limit the rarest are forgotten (lossy counting, Manku
+and Motwani 2002), which a vocabulary does not notice, and which is said.
 """
 
 from collections import Counter

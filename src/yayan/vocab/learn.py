@@ -54,9 +54,9 @@ class Vocab(Stage):
     temperature: float = 2.0
     """Sources count as their size to the power of 1 / temperature: 1 leaves them as they are, more evens them out."""
     include: InputPath | None = None
-    """Text file of words, one a line, that must become pieces of a base."""
+    """Text file of words, one a line, that must become pieces of a base, with the space before them, too."""
     exclude: InputPath | None = None
-    """Text file of words, one a line, that must not become pieces of a base."""
+    """Text file of words, one a line, that must not become pieces of a base, with a space before or without."""
     split_digits: bool = True
     """Make each digit a token of its own in a new tokenizer (what is added to a base joins none)."""
     base_text: list[InputPath] | None = None
@@ -107,7 +107,7 @@ class Vocab(Stage):
     ) -> dict[str, object]:
         rules = self._rules(base)
         sources = [count_source(source, rules.wanted) for source in texts]
-        parts, shares = self._weigh(sources)
+        parts, shares = self._weigh(sources, rules.wanted)
         count = self.size - base.taken
         candidates = candidates_of(base, parts, rules, round(count * RESERVE) + 32)
         del parts
@@ -139,14 +139,16 @@ class Vocab(Stage):
         paths = self.base_text or [sample_path(ENGLISH)]
         return Guard([document.text for document in documents(paths, self.field)], self.most_changed)
 
-    def _weigh(self, sources: list[Source]) -> tuple[Parts, list[float]]:
+    def _weigh(self, sources: list[Source], wanted: Wanted) -> tuple[Parts, list[float]]:
         """All runs with their weights; words that must become pieces come first and weigh most."""
         factors = weigh_sources(sources, self.weights, self.temperature)
         parts = [(source.runs, weigh_runs(source, f)) for source, f in zip(sources, factors, strict=True)]
         total = sum(source.characters for source in sources)
         shares = [source.characters * f / total for source, f in zip(sources, factors, strict=True)]
         words = read_words(self.include)
-        forced = [("\n".join(words), np.full(len(words), FORCED, np.int32))] if words else []
+        spaced = [f" {word}" for word in words if wanted.is_part_of_run(f" {word}")]
+        runs = [*words, *spaced]
+        forced = [("\n".join(runs), np.full(len(runs), FORCED, np.int32))] if runs else []
         return [*forced, *parts], shares
 
     def _rules(self, base: Base) -> Rules:
