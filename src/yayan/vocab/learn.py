@@ -117,7 +117,7 @@ class Vocab(Stage):
         chosen = choose(base, candidates, count, self._guard())
         base.write(work, list(chosen))
         write_witnesses(work, list(chosen.values()))
-        metrics = self._finish(work, base, sample, chosen)
+        metrics = self._finish(work, base, sample, chosen) | {"words_left_out": self._left_out(base, chosen)}
         return metrics | {"sources": figures_of(sources, shares, self.corpus)}
 
     def _finish(
@@ -131,6 +131,15 @@ class Vocab(Stage):
             what = f"the corpus holds enough for {size:,} ids, not for {self.size:,}"
             print(f"  vocab: {what}: the tokenizer is smaller than asked", file=sys.stderr)
         return metrics | {"proofs": proofs}
+
+    def _left_out(self, base: Base, chosen: Mapping[str, str]) -> list[str]:
+        """Words that must become pieces and did not: there were too few rows, or no text gives them."""
+        there = set(map(base.text_of, [*base.plain.get_vocab(with_added_tokens=True), *chosen]))
+        missing = [word for word in read_words(self.include) if word not in there]
+        if missing:
+            what = f"{len(missing)} words of {self.include} became no pieces, such as {missing[0]}"
+            print(f"  vocab: {what}: ask for a larger size", file=sys.stderr)
+        return missing
 
     def _texts(self, paths: list[Path], bad: Bad) -> Iterator[str]:
         return (document.text for document in documents(paths, self.field, bad))
