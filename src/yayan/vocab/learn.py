@@ -111,6 +111,9 @@ class Vocab(Stage):
         count = self.size - base.taken
         candidates = candidates_of(base, parts, rules, round(count * RESERVE) + 32)
         del parts
+        if not candidates:
+            what = "the corpus holds nothing that could become a new token"
+            raise UserError(what, cure="give more texts of the wanted scripts")
         if self.curve:
             names = [candidate.name for candidate in candidates[:count]]
             return draw_curve(work, base, names, sample.texts, shape_of(self.base))
