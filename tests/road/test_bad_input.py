@@ -7,7 +7,9 @@ import socket
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, models
 
+from tests.byte_level import write_folder
 from tests.sentencepiece_model import TEXTS, make_chat_model
 from yayan.cli import main
 from yayan.corpus.pack import Pack
@@ -62,6 +64,7 @@ def make_bad_texts(root: Path) -> None:
 
 
 def make_bad_models(root: Path) -> None:
+    write_folder(root / "unigram", Tokenizer(models.Unigram([("a", -1.0), ("</s>", -2.0)], 0, False)))
     config = (root / "base" / "config.json").read_text()
     (root / "config-only").mkdir()
     (root / "config-only" / "config.json").write_text(config)
@@ -95,7 +98,19 @@ CASES = [
     ("pack --tokenizer base --corpus broken.jsonl --out OUT", "broken.jsonl:2"),
     ("eval bits --model base --text.a other.jsonl --out OUT", "'text'"),
     ("pack --tokenizer base --corpus cut.txt.gz --out OUT", "cut.txt.gz"),
+    (
+        "vocab --base base --corpus texts.jsonl --size 600 --scripts latin --out OUT",
+        "nothing that could become",
+    ),
+    ("vocab --base base --corpus texts.jsonl --size 600 --scripts korean --out OUT", "hangul"),
+    ("vocab --base base --corpus texts.jsonl --size 600 --include missing.txt --out OUT", "missing.txt"),
+    ("vocab --base base --corpus texts.jsonl --size 600 --include gb.txt --out OUT", "gb.txt"),
+    ("vocab --base base --corpus texts.jsonl --size 600 --exclude folder --out OUT", "folder"),
+    ("vocab --base base --corpus texts.jsonl --size 600 --include texts.jsonl --out OUT", "no word of han"),
     # models and tokenizers
+    ("vocab --base unigram --corpus texts.jsonl --size 600 --out OUT", "kind Unigram"),
+    ("vocab --base folder --corpus texts.jsonl --size 600 --out OUT", "no tokenizer"),
+    ("vocab --base gpt2 --corpus texts.jsonl --size 600 --curve --out OUT", "type gpt2"),
     ("grow --model folder --tokenizer vocab --out OUT", "not a model folder"),
     ("merge --base config-only --adapter adapter --out OUT", "model.safetensors"),
     ("gguf --model no-json --out OUT", "not JSON"),
@@ -114,6 +129,14 @@ CASES = [
     ("pretrain --model base --shards shards --rank 0 --out OUT", "rank is 0"),
     ("pretrain --model base --shards shards --seed -1 --out OUT", "seed is -1"),
     ("vocab --corpus texts.jsonl --size 99999999999999999999 --out OUT", "size is 9999"),
+    ("vocab --base base --corpus texts.jsonl --size 600 --temperature nan --out OUT", "temperature is nan"),
+    ("vocab --base base --corpus texts.jsonl --size 600 --most-changed nan --out OUT", "most_changed is nan"),
+    ("vocab --base base --corpus texts.jsonl --size 600 --weights inf --out OUT", "weights is inf"),
+    (
+        "vocab --base base --corpus texts.jsonl --size 600 --weights 1 --weights 2 --out OUT",
+        "2 weights for 1",
+    ),
+    ("vocab --base base --corpus texts.jsonl --size 500 --out OUT", "500 ids are taken"),
     ("serve model.gguf --port 99999", "--port"),
     ("chat model.gguf --context 0", "context"),
     # outputs

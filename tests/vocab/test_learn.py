@@ -1,6 +1,7 @@
 """The stage `vocab`: continued merges against a plain BPE, exact sizes, proofs, and wrong questions."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,27 @@ def test_words_are_forced_in_and_kept_out(english: Path, tmp_path: Path) -> None
     assert len(tokenizer.encode("\n宇宙洪荒雅言")) == len(tokenizer.encode("\n")) + 2
 
 
+def test_words_that_became_no_pieces_are_named(
+    english: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where words have a space before, a word to include is learnt with it, too, as it stands in texts."""
+    corpus, include = write_corpus(tmp_path / "c.jsonl", *["éa éa"] * 9), tmp_path / "in.txt"
+    include.write_text("né\n  été  \n\nné\n", encoding="utf-8")
+    ask = Vocab(
+        out=tmp_path / "a", base=english, corpus=[corpus], size=640, scripts=["latin"], include=include
+    )
+    assert execute(ask)["metrics"]["words_left_out"] == []
+    tokenizer = load_tokenizer(tmp_path / "a")
+    tokens = {tokenizer.token(number) for number in range(600, tokenizer.size)}
+    assert {"né", "▁né", "été", "▁été"} <= tokens
+    assert "no pieces" not in capsys.readouterr().err
+    few = Vocab(
+        out=tmp_path / "b", base=english, corpus=[corpus], size=602, scripts=["latin"], include=include
+    )
+    assert execute(few)["metrics"]["words_left_out"] == ["né", "été"]
+    assert "2 words of" in capsys.readouterr().err
+
+
 def test_broken_lines_are_refused_or_counted(english: Path, tmp_path: Path) -> None:
     corpus = tmp_path / "c.jsonl"
     line = json.dumps({"text": "天地玄黄"}, ensure_ascii=False).encode()
@@ -201,7 +223,10 @@ def test_wrong_questions_are_answered_before_anything_is_written(english: Path, 
         (Vocab(out=out, base=english, corpus=[CHINESE], size=900, temperature=0.5), "temperature is 0.5"),
         (Vocab(out=out, base=english, corpus=[CHINESE], size=900, most_changed=2.0), "most_changed is 2.0"),
         (Vocab(out=out, base=english, corpus=[CHINESE], size=900, weights=[1, 2]), "2 weights for 1 sources"),
-        (Vocab(out=out, base=english, corpus=[CHINESE], size=900, weights=[-1]), "weights"),
+        (Vocab(out=out, base=english, corpus=[CHINESE], size=900, weights=[-1]), "a weight is -1"),
+        (Vocab(out=out, base=english, corpus=[CHINESE], size=900, weights=[math.nan]), "weight is nan"),
+        (Vocab(out=out, base=english, corpus=[CHINESE], size=900, weights=[math.inf]), "weight is inf"),
+        (Vocab(out=out, base=english, corpus=[CHINESE], size=900, scripts=[]), "no script is named"),
         (Vocab(out=out, base=english, corpus=[CHINESE], size=900, include=CHINESE), "is no word of han"),
         (Vocab(out=out, corpus=[CHINESE], size=900, scripts=["latin"]), "scripts needs a base"),
         (Vocab(out=out, corpus=[CHINESE], size=900, curve=True), "curve needs a base"),

@@ -7,9 +7,17 @@ from pathlib import Path
 
 import tokenizers
 
+from yayan.errors import UserError
 from yayan.vocab.scripts import Wanted
 
 PAD = "<pad>"
+
+
+def require_end(specials: Mapping[str, int], where: Path) -> None:
+    """Raises UserError unless a token that ends a text is declared: the finished tokenizer needs one."""
+    if "eos" not in specials:
+        cure = "name eos_token in its tokenizer_config.json"
+        raise UserError("no token that ends a text is declared", where=where, cure=cure)
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +39,10 @@ class Base(ABC):
     @abstractmethod
     def text_of(self, name: str) -> str | None:
         """The text of a token; None if it is not whole characters."""
+
+    @abstractmethod
+    def bytes_of(self, name: str) -> bytes:
+        """The UTF-8 bytes that a token stands for; of an added one, those of its name."""
 
     @abstractmethod
     def joinable(self, token_id: int) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 from yayan.errors import UserError
 from yayan.model.folder import read_json
 from yayan.tokenizer_files import open_byte_level
-from yayan.vocab.base import Base
+from yayan.vocab.base import Base, require_end
 from yayan.vocab.bytelevel import make_byte_level_base
 from yayan.vocab.extend import open_sentencepiece_base
 
@@ -26,6 +26,7 @@ def open_base(path: Path) -> Base:
     if path.is_dir() and not any((path / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         raise UserError("there is no tokenizer", where=path, cure=SUPPORTED)
     found = open_byte_level(path)
+    require_end(found.special_ids, path)
     config = path / "tokenizer_config.json"
     length = read_json(config).get("model_max_length") if config.is_file() else None
     return make_byte_level_base(

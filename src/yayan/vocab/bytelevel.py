@@ -17,8 +17,6 @@ from yayan.pretokenizers import BYTE_OF
 from yayan.vocab.base import PAD, Base
 from yayan.vocab.scripts import Wanted
 
-NEWLINE = next(letter for letter, byte in BYTE_OF.items() if byte == 0x0A)
-
 
 def bytes_of(name: str) -> bytes | None:
     """The bytes of a token's name; None if it is none of the byte alphabet (special tokens)."""
@@ -55,6 +53,10 @@ class ByteLevelBase(Base):
             return raw.decode("utf-8")
         except UnicodeDecodeError:
             return None
+
+    def bytes_of(self, name: str) -> bytes:
+        raw = None if name in self._added else bytes_of(name)
+        return name.encode("utf-8") if raw is None else raw
 
     def joinable(self, token_id: int) -> bool:
         return self._names.get(token_id) not in self._added

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from yayan.progress import Progress
 from yayan.vocab.base import Base
 from yayan.vocab.bpe import Learner
-from yayan.vocab.bytelevel import NEWLINE
 from yayan.vocab.count import Parts, character_weights
 from yayan.vocab.prove import find_changes, witnesses
 from yayan.vocab.scripts import Wanted
@@ -70,28 +69,30 @@ def candidates_of(base: Base, parts: Parts, rules: Rules, count: int) -> list[Ca
 
 def make_learner(base: Base, alphabet: tokenizers.Tokenizer, parts: Parts, rules: Rules) -> Learner:
     """The runs as `alphabet` (the base, and characters behind its own tokens) cuts them, ready to be joined."""
-    ids, weights = cut_runs(alphabet, parts)
+    ids, weights = cut_runs(base, alphabet, parts)
     used = np.flatnonzero(np.bincount(ids))
     names, numbers = [""], np.zeros(used[-1] + 1, np.int32)
     for token_id in map(int, used):
         name = alphabet.id_to_token(token_id) or ""
-        if not line_breaks(name) and (token_id >= base.taken or base.joinable(token_id)):
+        if b"\n" not in base.bytes_of(name) and (token_id >= base.taken or base.joinable(token_id)):
             numbers[token_id] = len(names)
             names.append(name)
     ids = numbers[ids]
 
     def may_join(name: str) -> bool:
-        allowed = base.may_join(name, rules.wanted, rules.longest)
-        return allowed and base.text_of(name) not in rules.exclude
+        """A token that is there already is not joined in a new way: its own merges would not do it."""
+        allowed = base.may_join(name, rules.wanted, rules.longest) and alphabet.token_to_id(name) is None
+        return allowed and (base.text_of(name) or "").strip(" ") not in rules.exclude
 
     return Learner(ids, weights, names, may_join, rules.least)
 
 
-def cut_runs(alphabet: tokenizers.Tokenizer, parts: Parts) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def cut_runs(
+    base: Base, alphabet: tokenizers.Tokenizer, parts: Parts
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Ids of all runs, line breaks between them, and the weight of each id's run."""
-    breaks = np.array(
-        [line_breaks(alphabet.id_to_token(i) or "") for i in range(size_of(alphabet))], np.int32
-    )
+    names = (alphabet.id_to_token(token_id) or "" for token_id in range(size_of(alphabet)))
+    breaks = np.array([base.bytes_of(name).count(b"\n") for name in names], np.int32)
     ids: list[NDArray[np.int32]] = []
     heavy: list[NDArray[np.int32]] = []
     total = sum(len(runs) for runs, _ in parts)
@@ -128,11 +129,6 @@ def chunks(runs: str) -> Iterator[list[str]]:
         yield texts
 
 
-def line_breaks(name: str) -> int:
-    """Line breaks in a token, whichever family writes its name."""
-    return name.count("\n") + name.count(NEWLINE) + name.count("<0x0A>")
-
-
 def size_of(fast: tokenizers.Tokenizer) -> int:
     """The largest id + 1."""
     return max(fast.get_vocab(with_added_tokens=True).values()) + 1
@@ -150,7 +146,7 @@ def choose(base: Base, candidates: Sequence[Candidate], count: int, guard: Guard
     """The first `count` candidates that some text gives, by name, with such a text for each.
 
     One that cannot be produced (its parts are joined otherwise) gives way to the next, and so do those that change the
-    guard's texts most, until no more of these change than may.
+    guard's texts most, until no more of these change than may. What is spelt with a character that had to go, goes too.
     """
     names = [candidate.name for candidate in candidates]
     while True:
@@ -160,7 +156,8 @@ def choose(base: Base, candidates: Sequence[Candidate], count: int, guard: Guard
         unwanted = set(chosen) - found.keys() or too_changing(base, fast, guard)
         if not unwanted:
             return found
-        names = [name for name in names if name not in unwanted]
+        lost = {text for name in unwanted if (text := base.text_of(name)) and len(text) == 1}
+        names = [name for name in names if name not in unwanted and lost.isdisjoint(base.text_of(name) or "")]
 
 
 def too_changing(base: Base, fast: tokenizers.Tokenizer, guard: Guard) -> set[str]:

@@ -1,7 +1,7 @@
 """What a corpus holds of the wanted scripts: each different run once, with what it counts.
 
-Memory is that of the different runs, not of the corpus: past a limit those seen once are forgotten (lossy counting,
-Manku and Motwani 2002), which a vocabulary does not notice, and which is said.
+Memory is that of the different runs, not of the corpus: past a limit the rarest are forgotten (lossy counting, Manku
+and Motwani 2002), which a vocabulary does not notice, and which is said.
 """
 
 from collections import Counter
@@ -37,7 +37,7 @@ class Source:
     characters: int
     """All that stand in its runs."""
     forgotten: int
-    """Different runs that were dropped for their rareness."""
+    """How often a rare run was dropped."""
 
 
 def count_source(texts: Iterable[str], wanted: Wanted) -> Source:
@@ -49,7 +49,7 @@ def count_source(texts: Iterable[str], wanted: Wanted) -> Source:
             counts.update(find(text))
             if len(counts) > MOST_RUNS:
                 before = len(counts)
-                counts = Counter({run: count for run, count in counts.items() if count > 1})
+                counts = forget_rarest(counts)
                 forgotten += before - len(counts)
             bar.advance()
     numbers = np.fromiter(counts.values(), np.int64, len(counts))
@@ -57,7 +57,16 @@ def count_source(texts: Iterable[str], wanted: Wanted) -> Source:
     return Source("\n".join(counts), numbers, int(numbers @ lengths), forgotten)
 
 
-def forget_rarest(sources: Sequence[Source], most_characters: int = MOST_CHARACTERS) -> None:
+def forget_rarest(counts: Counter[str]) -> Counter[str]:
+    """At most half of MOST_RUNS: without those seen once, then twice, ... as often as is needed."""
+    rare = 0
+    while len(counts) > MOST_RUNS // 2:
+        rare += 1
+        counts = Counter({run: count for run, count in counts.items() if count > rare})
+    return counts
+
+
+def trim_sources(sources: Sequence[Source], most_characters: int = MOST_CHARACTERS) -> None:
     """Drop the rarest runs of the source that holds most, again and again, until all hold no more than the limit."""
     while sum(len(source.runs) for source in sources) > most_characters:
         source = max(sources, key=lambda source: len(source.runs))

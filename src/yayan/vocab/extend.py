@@ -26,7 +26,7 @@ from yayan.tokenizer import (
     special_ids_of_folder,
     special_ids_of_model,
 )
-from yayan.vocab.base import PAD, Base
+from yayan.vocab.base import PAD, Base, require_end
 from yayan.vocab.scripts import Wanted
 
 
@@ -47,6 +47,14 @@ class SentencePieceBase(Base):
     def text_of(self, name: str) -> str | None:
         return name.replace(SPACE, " ")
 
+    @cached_property
+    def _byte_pieces(self) -> dict[str, bytes]:
+        pieces = (item.piece for item in self.proto.pieces if item.type == Piece.BYTE)
+        return {piece: bytes([int(piece[3:5], 16)]) for piece in pieces}  # <0x0A>
+
+    def bytes_of(self, name: str) -> bytes:
+        return self._byte_pieces.get(name) or name.replace(SPACE, " ").encode("utf-8")
+
     def joinable(self, token_id: int) -> bool:
         return self.proto.pieces[token_id].type == Piece.NORMAL
 
@@ -55,11 +63,11 @@ class SentencePieceBase(Base):
         return len(text.strip(" ")) <= longest and wanted.holds_own(text) and wanted.is_part_of_run(text)
 
     def missing_characters(self, weights: Mapping[str, int]) -> dict[str, int]:
-        """Those that are bytes so far: a piece of their own saves all of their tokens but one."""
+        """Those that are several bytes so far: a piece of their own saves all of their tokens but one."""
         return {
             character: (len(character.encode("utf-8")) - 1) * weight
             for character, weight in weights.items()
-            if character not in self.old_pieces
+            if character not in self.old_pieces and not character.isascii()
         }
 
     def extended(self, names: Sequence[str]) -> tokenizers.Tokenizer:
@@ -88,6 +96,7 @@ def open_sentencepiece_base(path: Path) -> SentencePieceBase:
         declared |= special_ids_of_folder(path, fast)
         if (path / "tokenizer_config.json").is_file():
             config = read_json(path / "tokenizer_config.json")
+    require_end(declared, path)
     _declare(proto, declared)
     fast.encode_special_tokens = True
     return SentencePieceBase(

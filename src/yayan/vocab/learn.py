@@ -1,6 +1,7 @@
 """`yayan vocab`: continue a base tokenizer's merges into other scripts, or begin a tokenizer from nothing."""
 
 import dataclasses
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from yayan.vocab.count import (
     Parts,
     Source,
     count_source,
-    forget_rarest,
+    trim_sources,
     weigh_runs,
     weigh_sources,
 )
@@ -62,11 +63,11 @@ class Vocab(Stage):
     temperature: float = 2.0
     """Sources count as their size to the power of 1 / temperature: 1 leaves them as they are, more evens them out."""
     include: InputPath | None = None
-    """Text file of words, one a line, that must become pieces of a base."""
+    """Text file of words, one a line, that must become pieces of a base, with the space before them, too."""
     exclude: InputPath | None = None
-    """Text file of words, one a line, that must not become pieces of a base."""
+    """Text file of words, one a line, that must not become pieces of a base, with a space before or without."""
     split_digits: bool = True
-    """Make each digit a token of its own in a new tokenizer (what is added to a base never holds one)."""
+    """Make each digit a token of its own in a new tokenizer (what is added to a base joins none)."""
     base_text: list[InputPath] | None = None
     """Documents in the base's own language that must keep their ids (the sample's English by default)."""
     most_changed: float = 0.01
@@ -88,6 +89,8 @@ class Vocab(Stage):
             base = open_base(self.base)
             taken = base.taken
             self._rules(base)
+            if self.curve:
+                shape_of(self.base)
         if self.size <= taken:
             what = f"size is {self.size}, but {taken} ids are taken before the first new piece"
             raise UserError(what, where=self.base, cure="ask for more")
@@ -116,19 +119,21 @@ class Vocab(Stage):
     ) -> dict[str, object]:
         rules = self._rules(base)
         sources = [count_source(source, rules.wanted) for source in texts]
-        forget_rarest(sources)
-        parts, shares = self._weigh(sources)
+        trim_sources(sources)
+        parts, shares = self._weigh(sources, rules.wanted)
         count = self.size - base.taken
         candidates = candidates_of(base, parts, rules, round(count * RESERVE) + 32)
         del parts
+        if not candidates:
+            what = "the corpus holds nothing that could become a new token"
+            raise UserError(what, cure="give more texts of the wanted scripts")
         if self.curve:
             names = [candidate.name for candidate in candidates[:count]]
             return draw_curve(work, base, names, sample.texts, shape_of(self.base))
         chosen = choose(base, candidates, count, self._guard())
-        refuse_left_out(base, chosen, self.include)
         base.write(work, list(chosen))
         write_witnesses(work, list(chosen.values()))
-        metrics = self._finish(work, base, sample, chosen)
+        metrics = self._finish(work, base, sample, chosen) | {"words_left_out": self._left_out(base, chosen)}
         return metrics | {"sources": figures_of(sources, shares, self.corpus)}
 
     def _finish(
@@ -142,6 +147,15 @@ class Vocab(Stage):
             print(f"  vocab: {what}: the tokenizer is smaller than asked", file=sys.stderr)
         return metrics | {"proofs": proofs}
 
+    def _left_out(self, base: Base, chosen: Mapping[str, str]) -> list[str]:
+        """Words that must become pieces and did not: there were too few rows, or no text gives them."""
+        there = set(map(base.text_of, [*base.plain.get_vocab(with_added_tokens=True), *chosen]))
+        missing = [word for word in read_words(self.include) if word not in there]
+        if missing:
+            what = f"{len(missing)} words of {self.include} became no pieces, such as {missing[0]}"
+            print(f"  vocab: {what}: ask for a larger size", file=sys.stderr)
+        return missing
+
     def _texts(self, paths: list[Path], bad: Bad) -> Iterator[str]:
         return (document.text for document in documents(paths, self.field, bad))
 
@@ -149,14 +163,16 @@ class Vocab(Stage):
         paths = self.base_text or [sample_path(ENGLISH)]
         return Guard([document.text for document in documents(paths, self.field)], self.most_changed)
 
-    def _weigh(self, sources: list[Source]) -> tuple[Parts, list[float]]:
+    def _weigh(self, sources: list[Source], wanted: Wanted) -> tuple[Parts, list[float]]:
         """All runs with their weights; words that must become pieces come first and weigh most."""
         factors = weigh_sources(sources, self.weights, self.temperature)
         parts = [(source.runs, weigh_runs(source, f)) for source, f in zip(sources, factors, strict=True)]
         total = sum(source.characters for source in sources)
         shares = [source.characters * f / total for source, f in zip(sources, factors, strict=True)]
         words = read_words(self.include)
-        forced = [("\n".join(words), np.full(len(words), FORCED, np.int32))] if words else []
+        spaced = [f" {word}" for word in words if wanted.is_part_of_run(f" {word}")]
+        runs = [*words, *spaced]
+        forced = [("\n".join(runs), np.full(len(runs), FORCED, np.int32))] if runs else []
         return [*forced, *parts], shares
 
     def _rules(self, base: Base) -> Rules:
@@ -176,13 +192,18 @@ class Vocab(Stage):
             ("temperature", self.temperature, 1, None),
             ("most_changed", self.most_changed, 0, 1),
         ):
-            if value is not None and value < least:
+            if value is not None and not value >= least:  # NaN is not, either
                 raise UserError(f"{name} is {value}", cure=f"ask for {least} or more")
             if value is not None and most is not None and value > most:
                 raise UserError(f"{name} is {value}", cure=f"ask for {most} or less")
-        if self.weights is not None and (len(self.weights) != len(self.corpus) or min(self.weights) < 0):
+        if self.weights is not None and len(self.weights) != len(self.corpus):
             what = f"there are {len(self.weights)} weights for {len(self.corpus)} sources"
-            raise UserError(what, where="weights", cure="give one for each entry of --corpus, from 0")
+            raise UserError(what, where="weights", cure="give one for each entry of --corpus")
+        for weight in self.weights or ():
+            if not 0 <= weight < math.inf:
+                raise UserError(f"a weight is {weight}", where="weights", cure="ask for 0 or more")
+        if not self.scripts:
+            raise UserError("no script is named", where="scripts", cure="name at least one")
 
     def _refuse_without_base(self) -> None:
         """Options that say how a base is continued mean nothing without one."""
@@ -200,15 +221,6 @@ class Vocab(Stage):
                 raise UserError(
                     f"{name} needs a base to continue", where=name, cure="name a --base, or leave it out"
                 )
-
-
-def refuse_left_out(base: Base, chosen: Mapping[str, str], include: Path | None) -> None:
-    """UserError for a word that should have become a token and did not."""
-    texts = {base.text_of(name) for name in chosen}
-    for word in read_words(include):
-        if word not in texts and base.plain.token_to_id(word) is None:
-            cure = "ask for a larger --size, or remove the word: its parts join with each other or with others first"
-            raise UserError(f"{word} cannot become one token", where=include, cure=cure)
 
 
 def read_words(path: Path | None) -> list[str]:

@@ -30,17 +30,17 @@ class Sample:
             number = self.documents
             self.documents += 1
             self.characters += len(text)
-            if self.held_out:
-                number, rest = divmod(number, HELD_OUT)
-                if rest < HELD_OUT - 1:
-                    yield text
-                    continue
-            if number % self._stride == 0:
-                self._keep(text)
             if not self.held_out:
-                yield text
+                self._keep(number, text)
+            elif number % HELD_OUT == HELD_OUT - 1:
+                self._keep(number // HELD_OUT, text)
+                continue
+            yield text
 
-    def _keep(self, text: str) -> None:
+    def _keep(self, number: int, text: str) -> None:
+        """Keep the n-th of the documents that may be kept, if it is one of those that are."""
+        if number % self._stride:
+            return
         self.texts.append(text[: self.most_characters // LONGEST_SHARE])
         self._kept += len(self.texts[-1])
         while self._kept > self.most_characters:

@@ -7,7 +7,7 @@ of a character stand for characters of the script alone.
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
@@ -17,24 +17,37 @@ Script = Literal[
 ]
 SCRIPTS: tuple[Script, ...] = get_args(Script)
 ASCII = "A-Za-z"
-# Letters and the signs that combine with them; no digits, so that no new piece holds one.
+# Letters and the signs that combine with them; no digits, so that none is joined.
 LETTERS: dict[Script, str] = {
     "han": "\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af",
-    "kana": "\u3040-\u30ff\u31f0-\u31ff",
-    "hangul": "\u1100-\u11ff\u3130-\u318f\uac00-\ud7af",
+    "kana": "\u3040-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff",
+    "hangul": "\u1100-\u11ff\u3130-\u318f\uac00-\ud7ff",
     "cyrillic": "\u0400-\u052f\u1c80-\u1c8f",
     "greek": "\u0370-\u037d\u037f-\u0386\u0388-\u03ff\u1f00-\u1fff",
-    "arabic": "\u0610-\u065f\u066e-\u06d3\u06d5-\u06ef\u06fa-\u06ff\u0750-\u077f",
-    "hebrew": "\u0590-\u05ff",
-    "devanagari": "\u0900-\u0963\u0970-\u097f",
+    "arabic": "\u0610-\u061a\u061c\u0620-\u065f\u066e-\u06d3\u06d5-\u06ef\u06fa-\u06ff\u0750-\u077f",
+    "hebrew": "\u0590-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7-\u05ff",
+    "devanagari": "\u0900-\u0963\u0971-\u097f",
     "thai": "\u0e00-\u0e3e\u0e40-\u0e4e",
     "latin": ASCII + "\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u1e00-\u1eff",
 }
-# Punctuation; what is full-width digits and Latin letters among it gets pieces, but is not joined.
+# Punctuation and signs; digits, and the full-width Latin letters, get pieces, but are not joined.
 CJK_MARKS = "\u3000-\u3020\u302a-\u303f\uff00-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff60\uffe0-\uffe6"
 CJK_SINGLES = "\u3021-\u3029\uff10-\uff19\uff21-\uff3a\uff41-\uff5a"
-MARKS: dict[Script, str] = {"han": CJK_MARKS, "kana": CJK_MARKS}
-SINGLES: dict[Script, str] = {"han": CJK_SINGLES, "kana": CJK_SINGLES}
+MARKS: dict[Script, str] = {
+    "han": CJK_MARKS,
+    "kana": CJK_MARKS + "\u30a0\u30fb",
+    "arabic": "\u060c\u061b\u061d-\u061f\u066a-\u066d\u06d4",
+    "hebrew": "\u05be\u05c0\u05c3\u05c6",
+    "devanagari": "\u0964\u0965\u0970",
+    "thai": "\u0e3f\u0e4f\u0e5a\u0e5b",
+}
+SINGLES: dict[Script, str] = {
+    "han": CJK_SINGLES,
+    "kana": CJK_SINGLES,
+    "arabic": "\u0660-\u0669\u06f0-\u06f9",
+    "devanagari": "\u0966-\u096f",
+    "thai": "\u0e50-\u0e59",
+}
 UNSPACED: tuple[Script, ...] = ("han", "kana", "thai")  # words follow each other without a space
 
 
@@ -99,8 +112,3 @@ def characters_of(start: bytes) -> Iterator[str]:
     for number in range(code << 6 * missing, (code + 1) << 6 * missing):
         if least <= number <= 0x10FFFF and not 0xD800 <= number < 0xE000:
             yield chr(number)
-
-
-def wanted_scripts(names: Sequence[Script]) -> Wanted:
-    """The scripts of an option, each once."""
-    return Wanted(tuple(dict.fromkeys(names)))
