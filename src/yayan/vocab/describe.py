@@ -9,7 +9,7 @@ from yayan.tokenizer import Piece, Tokenizer, load_tokenizer
 from yayan.vocab.base import Base
 from yayan.vocab.count import Source
 from yayan.vocab.extend import open_sentencepiece_base
-from yayan.vocab.prove import Changes, find_changes, probe_texts, prove_readers, witnesses
+from yayan.vocab.prove import Changes, find_changes, probe_texts, prove_readers, prove_round_trip, witnesses
 from yayan.vocab.sample import Sample
 
 SHOWN = 20
@@ -74,7 +74,8 @@ def prove(
         changes = {"base_text": own_language, "probes": texts}
         for name, some in changes.items():
             proofs[name] = changes_in(base, tokenizer, some, work)
-    return proofs | {"equal_texts": prove_readers(work, tokenizer, texts)}
+    kept = prove_round_trip(work, tokenizer, texts, base)
+    return proofs | {"equal_texts": {"round trip": kept, **prove_readers(work, tokenizer, texts)}}
 
 
 def dead_pieces(work: Path, tokenizer: Tokenizer) -> int:
