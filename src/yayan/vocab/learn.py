@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,7 +106,7 @@ class Vocab(Stage):
                 split_digits=self.split_digits,
             )
             write_tokenizer(work, proto)
-            metrics = self._finish(work, None, sample, {})
+            metrics = self._finish(work, None, sample, {}, ())
         else:
             metrics = self._continue(work, open_base(self.base), texts, sample)
         return {"asked_size": self.size, **metrics, "left_out": bad.figures()}
@@ -130,17 +130,24 @@ class Vocab(Stage):
         if self.curve:
             names = [candidate.name for candidate in candidates[:count]]
             return draw_curve(work, base, names, sample.texts, shape_of(self.base))
-        chosen = choose(base, candidates, count, self._guard())
+        guard = self._guard()
+        chosen = choose(base, candidates, count, guard)
         base.write(work, list(chosen))
         write_witnesses(work, list(chosen.values()))
-        metrics = self._finish(work, base, sample, chosen) | {"words_left_out": self._left_out(base, chosen)}
+        metrics = self._finish(work, base, sample, chosen, guard.texts)
+        metrics["words_left_out"] = self._left_out(base, chosen)
         return metrics | {"sources": figures_of(sources, shares, self.corpus)}
 
     def _finish(
-        self, work: Path, base: Base | None, sample: Sample, chosen: Mapping[str, str]
+        self,
+        work: Path,
+        base: Base | None,
+        sample: Sample,
+        chosen: Mapping[str, str],
+        own_language: Sequence[str],
     ) -> dict[str, object]:
         metrics = describe(work, base, sample, chosen)
-        proofs = prove(work, base, sample, chosen, self._guard().texts)
+        proofs = prove(work, base, sample, chosen, own_language)
         size = load_tokenizer(work).size
         if size < self.size:
             what = f"the corpus holds enough for {size:,} ids, not for {self.size:,}"
