@@ -16,6 +16,7 @@ from pathlib import Path
 
 from yayan import __version__
 from yayan.errors import UserError
+from yayan.progress import Progress
 
 RECORD_NAME = "yayan.json"
 RECORD_FORMAT = 1
@@ -76,9 +77,11 @@ def _sha256_of_file(path: Path) -> str:
         return known
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as stream:
+        size = status.st_size / 1e6
+        with path.open("rb") as stream, Progress(f"hash {path.name}", total=size, unit="MB") as bar:
             while block := stream.read(CHUNK_BYTES):
                 digest.update(block)
+                bar.advance(len(block) / 1e6)
     except OSError as error:
         what = f"the file cannot be read, {error.strerror}"
         raise UserError(what, where=path, cure="check the path and its permissions") from error

@@ -71,6 +71,14 @@ def pre_name_of(fast: tokenizers.Tokenizer) -> str | None:
     return None
 
 
+def splitting_of(definition: dict[str, Any] | None) -> str | None:
+    """The one regular expression by which a byte-level tokenizer cuts, as `tokenizer.json` defines it; else None."""
+    match _steps(definition):
+        case [{"type": "Split", "pattern": {"Regex": expression}} as split, last] if last == BYTES:
+            return expression if split == _isolated(expression) else None
+    return None
+
+
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
 
 

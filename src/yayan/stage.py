@@ -23,6 +23,7 @@ from yayan.progress import format_seconds
 
 SAMPLE_PREFIX = "sample:"
 SECRET_NAMES = {"api_key"}
+WITHOUT_EFFECT = {"workers"}  # options that change how fast OUT is made, and nothing in it
 
 
 class Input:
@@ -127,7 +128,7 @@ def question_of(stage: Stage) -> dict[str, object]:
     options = {
         field.name: getattr(stage, field.name)
         for field in fields(stage)
-        if field.name not in NOT_THE_QUESTION | SECRET_NAMES and field.name not in inputs
+        if field.name not in NOT_THE_QUESTION | SECRET_NAMES | WITHOUT_EFFECT and field.name not in inputs
     }
 
     def entry(path: Path) -> dict[str, str]:

@@ -46,11 +46,8 @@ class Tokenizer:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash (hex) of what decides the ids of a text: pieces, merges, normaliser, added tokens; not of formatting."""
-        parts = json.loads(self.fast.to_str())
-        deciding = {name: parts[name] for name in ("model", "normalizer", "pre_tokenizer", "added_tokens")}
-        canonical = json.dumps(deciding, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
+        """`deciding_hash` of it."""
+        return deciding_hash(self.fast)
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text: no BOS or EOS is added, and text that looks like a special token stays text."""
@@ -64,6 +61,10 @@ class Tokenizer:
         """Ids of a rendered template: special tokens in the text are parsed, none is added."""
         return self.fast.encode(text, add_special_tokens=False).ids
 
+    def encode_batch_with_specials(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode_with_specials` of many texts at once."""
+        return [item.ids for item in self.fast.encode_batch_fast(list(texts), add_special_tokens=False)]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, special tokens left out: what was encoded, but for a literal U+2581, which becomes a space."""
         return self.fast.decode(list(ids), skip_special_tokens=True)
@@ -74,6 +75,14 @@ class Tokenizer:
         if piece is None:
             raise IndexError(f"no token has the id {token_id}")
         return piece
+
+
+def deciding_hash(fast: tokenizers.Tokenizer) -> str:
+    """Hash (hex) of what decides the ids of a text: pieces, merges, normaliser, added tokens; not of formatting."""
+    parts = json.loads(fast.to_str())
+    deciding = {name: parts[name] for name in ("model", "normalizer", "pre_tokenizer", "added_tokens")}
+    canonical = json.dumps(deciding, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

@@ -2,22 +2,29 @@
 
 import dataclasses
 import hashlib
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from yayan.corpus.read import CHAT_KINDS, Chat, Document, chats, documents, text_files
-from yayan.corpus.shards import ShardWriter
+from yayan.corpus.blocks import Duplicates, Job
+from yayan.corpus.clean import Cleaning, Rewriting
+from yayan.corpus.decontaminate import NGRAM, Decontaminator
+from yayan.corpus.earlier import find_earlier
+from yayan.corpus.files import CHAT_KINDS, KINDS, text_files
+from yayan.corpus.packing import Packing, pack_files
+from yayan.corpus.records import Split, records
+from yayan.corpus.report import metrics_of, tell
 from yayan.errors import UserError
 from yayan.model.folder import TEMPLATE_FILE
-from yayan.progress import Progress
 from yayan.stage import InputPath, Stage
 from yayan.template import LLAMA2_TEMPLATE, SYSTEM_PROMPTS, encode_chat
 from yayan.tokenizer import Tokenizer, load_tokenizer
+from yayan.vocab.scripts import Script
 
-BATCH_CHARACTERS = 1 << 20
 PROBE = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]
+WORKERS_FROM_BYTES = 8 << 20  # of files: a process takes a second to start, in which one packs about 10 MB
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,114 +34,103 @@ class Pack(Stage):
     tokenizer: InputPath
     """Folder of the tokenizer."""
     corpus: list[InputPath] = dataclasses.field(default_factory=list)
-    """Files or folders of documents: .txt (a document is a paragraph), .jsonl; also as .gz, .xz, .bz2."""
-    field: str = "text"
-    """Name of the text in the objects of a .jsonl file."""
+    """Documents: files, folders, patterns or - (standard input); txt, jsonl, json, parquet, csv; gz, xz, zst, bz2."""
+    field: str | None = None
+    """Name of the field that holds the text (none: text, content and the like, or the only one that is text)."""
+    split: Split = "paragraph"
+    """What is a document in a .txt file: a paragraph (up to a blank line), a line, or the whole file."""
     chats: list[InputPath] = dataclasses.field(default_factory=list)
-    """Instead of a corpus: .jsonl files of chats (messages, Alpaca's or ShareGPT's form)."""
+    """Instead of a corpus: files of chats (messages, Alpaca's or ShareGPT's form)."""
     system: Literal["default", "long"] | None = None
     """Named system prompt for chats without one (none: what the chat template does then)."""
     chat_template: InputPath | None = None
     """Jinja file to render chats with, instead of the tokenizer's own, or of Llama-2's where it has none."""
+    skip_bad: bool = False
+    """Leave out lines that cannot be read, and chats that the template does not fit, and count them."""
+    rewrite: list[Rewriting] = dataclasses.field(default_factory=list)
+    """How texts are rewritten first: mojibake mended, nfc or nfkc, control characters out, simplified characters."""
+    min_characters: int | None = None
+    """Drop documents with fewer characters."""
+    max_characters: int | None = None
+    """Drop documents with more characters."""
+    max_symbols: float | None = None
+    """Drop documents in which more than this share of the characters are symbols: no letter, digit or space."""
+    script: list[Script] = dataclasses.field(default_factory=list)
+    """Scripts of the language that is wanted, for --min-script."""
+    min_script: float | None = None
+    """Drop documents in which less than this share of the letters belongs to the scripts."""
+    duplicates: Duplicates | None = None
+    """Drop documents that were there before: exact ones, or near ones as well (MinHash)."""
+    decontaminate: list[InputPath] = dataclasses.field(default_factory=list)
+    """Evaluation sets: documents that share long n-grams with them are dropped and listed."""
+    ngram: int = NGRAM
+    """Length of these n-grams, in words, or characters where a script has no spaces."""
+    workers: int | None = None
+    """Processes that do the work (none: one for each core)."""
 
     def check(self) -> None:
         if bool(self.corpus) == bool(self.chats):
             raise UserError("documents or chats are packed", cure="give one of --corpus and --chats")
         if self.corpus and (self.system or self.chat_template):
             raise UserError("documents have no template", cure="leave out --system and --chat-template")
+        if self.workers is not None and self.workers < 1:
+            raise UserError(f"workers is {self.workers}", where="workers", cure="give at least 1")
+        self.cleaning().check()
         tokenizer = load_tokenizer(self.tokenizer)
-        if self.corpus:
-            text_files(self.corpus)
-        else:
-            text_files(self.chats, CHAT_KINDS)
+        self.files()
+        if self.decontaminate:
+            text_files(self.decontaminate)
+        if self.chats:
             encode_chat(tokenizer, PROBE, choose_template(tokenizer, self.chat_template))
 
+    def files(self) -> list[Path]:
+        return text_files(self.corpus) if self.corpus else text_files(self.chats, CHAT_KINDS)
+
+    def cleaning(self) -> Cleaning:
+        own = {field.name for field in dataclasses.fields(Cleaning)}
+        return Cleaning(**{name: _tuple(value) for name, value in vars(self).items() if name in own})
+
     def run(self, work: Path) -> dict[str, object]:
-        tokenizer = load_tokenizer(self.tokenizer)
-        if self.corpus:
-            return pack_documents(work, tokenizer, documents(self.corpus, self.field))
-        template = choose_template(tokenizer, self.chat_template)
-        system = SYSTEM_PROMPTS[self.system] if self.system else None
-        return pack_chats(work, tokenizer, chats(self.chats), template, system)
+        files, tokenizer = self.files(), load_tokenizer(self.tokenizer)
+        template = choose_template(tokenizer, self.chat_template) if self.chats else None
+        evaluation = evaluation_of(self.decontaminate, self.ngram)
+        size = sum(file.stat().st_size for file in files)
+        job = Job(
+            tokenizer=self.tokenizer,
+            prove_bytes=size,
+            field=self.field,
+            skip_bad=self.skip_bad,
+            template=template,
+            system=SYSTEM_PROMPTS[self.system] if self.system else None,
+            cleaning=self.cleaning(),
+            decontaminator=evaluation,
+            duplicates=self.duplicates,
+        )
+        settings = settings_of(job, tokenizer, self.split)
+        packing = Packing(
+            files=files,
+            job=job,
+            split=self.split,
+            size=tokenizer.size,
+            workers=1 if size < WORKERS_FROM_BYTES else self.workers or os.cpu_count() or 1,
+            # which documents are duplicates depends on all that come before
+            earlier=None if self.duplicates else find_earlier(self.out, settings),
+        )
+        about = about_of(tokenizer, template)
+        counts, targets = pack_files(
+            work, packing, {**about, "tokenizer": tokenizer.sha256, "settings": settings}
+        )
+        if template is not None:
+            (work / TEMPLATE_FILE).write_text(template, encoding="utf-8")
+        metrics = metrics_of(files, counts, targets)
+        return metrics | {"kind": about["kind"], "tokenizer": tokenizer.sha256, "template": about["template"]}
+
+    def tell(self, record: dict) -> None:
+        tell(record["metrics"])
 
 
-@dataclasses.dataclass
-class Counts:
-    """What a source has given."""
-
-    documents: int = 0
-    characters: int = 0
-    bytes: int = 0
-    tokens: int = 0
-
-    def add(self, texts: Iterable[str], tokens: int) -> None:
-        self.documents += 1
-        self.tokens += tokens
-        for text in texts:
-            self.characters += len(text)
-            self.bytes += len(text.encode())
-
-    def report(self) -> dict[str, object]:
-        ratio = round(self.tokens / max(self.characters, 1), 4)
-        return dataclasses.asdict(self) | {"tokens_per_character": ratio}
-
-
-def pack_documents(folder: Path, tokenizer: Tokenizer, texts: Iterable[Document]) -> dict[str, object]:
-    """Write documents as `BOS text EOS`, without the BOS where the tokenizer has none. Returns the metrics.
-
-    A blank document is dropped and counted. Raises UserError if nothing is left.
-    """
-    bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    eos = [tokenizer.eos_id]
-    sources: dict[Path, Counts] = {}
-    dropped: Counter[str] = Counter(blank=0)
-    with (
-        ShardWriter(folder, size=tokenizer.size, masked=False) as writer,
-        Progress("pack", unit="documents") as bar,
-    ):
-        for batch in _batches(texts, dropped):
-            for document, ids in zip(batch, tokenizer.encode_batch([d.text for d in batch]), strict=True):
-                writer.add(bos + ids + eos)
-                counts = sources.setdefault(document.source, Counts())
-                counts.add([document.text], len(bos) + len(ids) + len(eos))
-            bar.advance(len(batch))
-        rule = " ".join([*map(tokenizer.token, bos), "text", *map(tokenizer.token, eos)])
-        ends = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id}
-        about = {"kind": "documents", "template": None, "rule": rule, **ends}
-        return _finish(writer, tokenizer, about, sources, dropped)
-
-
-def pack_chats(
-    folder: Path, tokenizer: Tokenizer, dialogues: Iterable[Chat], template: str, system: str | None
-) -> dict[str, object]:
-    """Write chats as the template renders them, with their mask, and the template. Returns the metrics.
-
-    `system`: prompt for chats that have none. A chat without an answer is dropped and counted. Raises UserError for a
-    chat that the template does not fit, or if nothing is left.
-    """
-    sources: dict[Path, Counts] = {}
-    dropped: Counter[str] = Counter(without_answer=0)
-    with (
-        ShardWriter(folder, size=tokenizer.size, masked=True) as writer,
-        Progress("pack", unit="chats") as bar,
-    ):
-        for chat in dialogues:
-            bar.advance()
-            if not any(turn["role"] == "assistant" and turn["content"].strip() for turn in chat.messages):
-                dropped["without_answer"] += 1
-                continue
-            messages = chat.messages
-            if system is not None and messages[0]["role"] != "system":
-                messages = [{"role": "system", "content": system}, *messages]
-            ids, mask = _encode(tokenizer, messages, template, f"{chat.source}:{chat.line}")
-            writer.add(ids, mask)
-            texts = [turn["content"] for turn in chat.messages]
-            sources.setdefault(chat.source, Counts()).add(texts, len(ids))
-        (folder / TEMPLATE_FILE).write_text(template, encoding="utf-8")
-        sha256 = hashlib.sha256(template.encode()).hexdigest()
-        rule = "as the template writes them"
-        about = {"kind": "chats", "template": sha256, "rule": rule, "bos": None, "eos": None}
-        return _finish(writer, tokenizer, about, sources, dropped)
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def choose_template(tokenizer: Tokenizer, path: Path | None) -> str:
@@ -147,55 +143,48 @@ def choose_template(tokenizer: Tokenizer, path: Path | None) -> str:
         raise UserError(f"the chat template cannot be read, {error}", where=path) from error
 
 
-def _batches(texts: Iterable[Document], dropped: Counter[str]) -> Iterator[list[Document]]:
-    """Documents together until they have BATCH_CHARACTERS: enough for all cores, little to hold."""
-    batch: list[Document] = []
-    characters = 0
-    for document in texts:
-        if not document.text.strip():
-            dropped["blank"] += 1
-            continue
-        batch.append(document)
-        characters += len(document.text)
-        if characters >= BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
+def evaluation_of(paths: list[Path], ngram: int) -> Decontaminator | None:
+    """The n-grams of evaluation sets; None if there are no sets."""
+    if not paths:
+        return None
+
+    def texts() -> Iterator[tuple[str, str]]:
+        for file in text_files(paths):
+            for record in records(file, "line"):
+                yield f"{file.name}:{record.line}", all_text(record)
+
+    return Decontaminator(texts(), ngram)
 
 
-def _encode(
-    tokenizer: Tokenizer, messages: Sequence[dict[str, str]], template: str, where: str
-) -> tuple[list[int], list[int]]:
-    try:
-        return encode_chat(tokenizer, messages, template)
-    except UserError as error:
-        raise UserError(str(error).removesuffix("."), where=where) from error
-
-
-def _finish(
-    writer: ShardWriter,
-    tokenizer: Tokenizer,
-    about: Mapping[str, object],
-    sources: dict[Path, Counts],
-    dropped: Counter[str],
-) -> dict[str, object]:
-    """Write the index and return the metrics."""
-    if not sources:
-        raise UserError(
-            "no document is left to pack", cure=f"all {dropped.total()} were dropped, look at them"
-        )
-    named = [{"name": "/".join(path.parts[-2:])} | counts.report() for path, counts in sources.items()]
-    writer.finish({**about, "tokenizer": tokenizer.sha256, "sources": named, "dropped": dict(dropped)})
-    whole = Counts(
-        *(sum(getattr(c, name) for c in sources.values()) for name in dataclasses.asdict(Counts()))
-    )
-    return {
-        "kind": about["kind"],
-        **whole.report(),
-        "targets": writer.targets,
-        "dropped": dict(dropped),
-        "sources": named,
+def settings_of(job: Job, tokenizer: Tokenizer, split: Split) -> str:
+    """Hash (hex) of all that decides what becomes of a file, whatever stands beside it."""
+    deciding = {
         "tokenizer": tokenizer.sha256,
-        "template": about["template"],
+        "ends": [tokenizer.bos_id, tokenizer.eos_id],
+        "field": job.field,
+        "split": split,
+        "skip_bad": job.skip_bad,
+        "template": job.template,
+        "system": job.system,
+        "cleaning": dataclasses.asdict(job.cleaning),
+        "evaluation": job.decontaminator and job.decontaminator.sha256,
+        "duplicates": job.duplicates,
+    }
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+
+
+def about_of(tokenizer: Tokenizer, template: str | None) -> dict[str, object]:
+    """What the index says of the documents' form."""
+    if template is not None:
+        sha256 = hashlib.sha256(template.encode()).hexdigest()
+        rule = "as the template writes them"
+        return {"kind": "chats", "template": sha256, "rule": rule, "bos": None, "eos": None}
+    ends = [] if tokenizer.bos_id is None else [tokenizer.token(tokenizer.bos_id)]
+    rule = " ".join([*ends, "text", tokenizer.token(tokenizer.eos_id)])
+    return {
+        "kind": "documents",
+        "template": None,
+        "rule": rule,
+        "bos": tokenizer.bos_id,
+        "eos": tokenizer.eos_id,
     }

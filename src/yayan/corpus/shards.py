@@ -4,15 +4,16 @@
                sources with their counts, what was dropped, and last the lengths of all documents in tokens
 `tokens.ids`   the ids, little-endian, uint16 where the tokenizer has at most 65,536 of them, else uint32
 `tokens.mask`  chats only: one byte a token, 1 = a target
+`dropped.jsonl`  where documents were filtered: one line for each that was left out, by what and why
 """
 
 import json
-from array import array
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -20,27 +21,38 @@ from yayan.errors import UserError
 from yayan.model.folder import read_json
 
 FORMAT = 1
-INDEX_NAME, IDS_NAME, MASK_NAME = "index.json", "tokens.ids", "tokens.mask"
+INDEX_NAME, IDS_NAME, MASK_NAME, DROPPED_NAME = "index.json", "tokens.ids", "tokens.mask", "dropped.jsonl"
 DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 NEEDED_KEYS = ("kind", "tokenizer", "dtype", "tokens", "targets", "lengths")
 UINT16_IDS = 1 << 16
+LENGTHS_NAME, LENGTHS_DTYPE = ".lengths", np.dtype("<u4")  # until the index is written
 LENGTHS_AT_ONCE = 1 << 16
 
 
+@dataclass
+class Written:
+    """How far a shards folder has been written."""
+
+    documents: int = 0
+    tokens: int = 0
+    targets: int = 0
+
+
 class ShardWriter:
-    """Appends documents to a new shards folder; holds no more than their lengths (4 bytes each).
+    """Appends documents to a shards folder; holds nothing of them, their lengths wait in a file for the index.
 
     `with ShardWriter(folder, size=32000, masked=False) as writer: writer.add(ids); writer.finish(index)`
     """
 
-    def __init__(self, folder: Path, *, size: int, masked: bool) -> None:
-        """`size`: number of ids that the tokenizer has."""
+    def __init__(self, folder: Path, *, size: int, masked: bool, written: Written | None = None) -> None:
+        """`size`: number of ids that the tokenizer has. `written`: go on there, what stands behind it is cut off."""
         self.folder = folder
-        self.dtype = "uint16" if size <= UINT16_IDS else "uint32"
-        self.lengths = array("I")
-        self.targets = 0
-        self._ids = (folder / IDS_NAME).open("wb")
-        self._mask = (folder / MASK_NAME).open("wb") if masked else None
+        self.dtype = dtype_of(size)
+        self.written = written or Written()
+        tokens, documents = self.written.tokens, self.written.documents
+        self._ids = open_at(folder / IDS_NAME, tokens * DTYPES[self.dtype].itemsize)
+        self._mask = open_at(folder / MASK_NAME, tokens) if masked else None
+        self._lengths = open_at(folder / LENGTHS_NAME, documents * LENGTHS_DTYPE.itemsize)
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -48,35 +60,80 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._ids.close()
-        if self._mask is not None:
-            self._mask.close()
+        for stream in self._streams():
+            stream.close()
+
+    def _streams(self) -> list[BinaryIO]:
+        return [stream for stream in (self._ids, self._mask, self._lengths) if stream is not None]
 
     def add(self, ids: Sequence[int], mask: Sequence[int] | None = None) -> None:
-        """A document of at least one token; its first is no target, since nothing stands before it."""
-        self._ids.write(np.array(ids, DTYPES[self.dtype]).tobytes())
-        if self._mask is not None and mask is not None:
-            self._mask.write(bytes(mask))
-        self.targets += len(ids) - 1 if mask is None else sum(mask[1:])
-        self.lengths.append(len(ids))
+        """A document of at least one token."""
+        flags = None if mask is None else np.array(mask, np.uint8)
+        self.add_many(np.array(ids, DTYPES[self.dtype]), np.array([len(ids)]), flags)
+
+    def add_many(self, ids_N: np.ndarray, lengths_D: np.ndarray, mask_N: np.ndarray | None = None) -> None:
+        """Documents of at least one token each, back to back; the first token of each is no target."""
+        if not len(lengths_D):
+            return
+        self._ids.write(ids_N.astype(DTYPES[self.dtype], copy=False).tobytes())
+        if self._mask is not None and mask_N is not None:
+            self._mask.write(mask_N.tobytes())
+        self._lengths.write(lengths_D.astype(LENGTHS_DTYPE).tobytes())
+        self.written.documents += len(lengths_D)
+        self.written.tokens += len(ids_N)
+        if mask_N is None:
+            self.written.targets += len(ids_N) - len(lengths_D)
+        else:
+            first_D = np.cumsum(lengths_D) - lengths_D
+            self.written.targets += int(mask_N.sum(dtype=np.int64) - mask_N[first_D].sum(dtype=np.int64))
+
+    def flush(self) -> None:
+        """Everything that was added is on the disk."""
+        for stream in self._streams():
+            stream.flush()
+            os.fsync(stream.fileno())
 
     def finish(self, about: dict[str, object]) -> None:
         """Write the index: `about` and what the writer itself knows."""
-        head = {
-            "format": FORMAT,
-            **about,
-            "dtype": self.dtype,
-            "documents": len(self.lengths),
-            "tokens": sum(self.lengths),
-            "targets": self.targets,
-        }
-        with (self.folder / INDEX_NAME).open("w", encoding="utf-8") as stream:
+        self._lengths.flush()
+        head = {"format": FORMAT, **about, "dtype": self.dtype, **asdict(self.written)}
+        lengths = self.folder / LENGTHS_NAME
+        with (
+            (self.folder / INDEX_NAME).open("w", encoding="utf-8") as stream,
+            lengths.open("rb") as waiting,
+        ):
             stream.write(json.dumps(head, ensure_ascii=False, indent=1).removesuffix("\n}"))
             separator = ',\n "lengths": ['
-            for start in range(0, len(self.lengths), LENGTHS_AT_ONCE):
-                stream.write(separator + ",".join(map(str, self.lengths[start : start + LENGTHS_AT_ONCE])))
+            while raw := waiting.read(LENGTHS_AT_ONCE * LENGTHS_DTYPE.itemsize):
+                stream.write(separator + ",".join(map(str, np.frombuffer(raw, LENGTHS_DTYPE).tolist())))
                 separator = ",\n"
             stream.write("]\n}\n")
+        lengths.unlink()
+
+
+def dtype_of(size: int) -> str:
+    """Name of the dtype in which ids up to `size` are stored."""
+    return "uint16" if size <= UINT16_IDS else "uint32"
+
+
+def holds(folder: Path, written: Written, *, size: int, masked: bool) -> bool:
+    """Whether a folder holds what was written there, before its index was."""
+    width = DTYPES[dtype_of(size)].itemsize
+    wanted = {IDS_NAME: width * written.tokens, LENGTHS_NAME: LENGTHS_DTYPE.itemsize * written.documents}
+    if masked:
+        wanted[MASK_NAME] = written.tokens
+    return all(
+        (folder / name).is_file() and (folder / name).stat().st_size >= count
+        for name, count in wanted.items()
+        if count
+    )
+
+
+def open_at(path: Path, size: int) -> BinaryIO:
+    """A file to append to after its first `size` bytes; the rest is cut off."""
+    stream = path.open("ab")
+    stream.truncate(size)
+    return stream
 
 
 @dataclass(frozen=True, eq=False)

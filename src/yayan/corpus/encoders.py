@@ -1,0 +1,89 @@
+"""The fastest way from text to the very ids of a tokenizer, in one thread: sentencepiece, tiktoken, or tokenizers.
+
+All give the ids of `Tokenizer.encode`: a way is taken only where that is known, and a text of which it is not known goes
+to `tokenizers` itself.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import sentencepiece
+
+from yayan.corpus.shards import DTYPES, dtype_of
+from yayan.corpus.tiktoken_bpe import TiktokenBpe, open_tiktoken
+from yayan.errors import UserError
+from yayan.tokenizer import Tokenizer, convert_sentencepiece, deciding_hash, load_tokenizer, read_sentencepiece
+
+PROOF_PAYS_BYTES = 32 << 20  # of text: a proof takes three seconds, in which tokenizers cut about 10 MB
+
+
+class Encoder(Protocol):
+    """Texts to ids: none is added, and text that looks like a special token stays text."""
+
+    name: str
+
+    def encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of all texts back to back [N], uint16 or uint32 as in shards, and the lengths of the texts [D], int64."""
+
+
+class Native:
+    """The library that the tokenizer is written for."""
+
+    name = "tokenizers"
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer, self.dtype = tokenizer, DTYPES[dtype_of(tokenizer.size)]
+
+    def encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        return joined([np.array(ids, self.dtype) for ids in self.tokenizer.encode_batch(texts)], self.dtype)
+
+
+class SentencePiece:
+    """Google's own library, for a model that decides the same ids."""
+
+    name = "sentencepiece"
+
+    def __init__(self, model: bytes, dtype: np.dtype) -> None:
+        self.model, self.dtype = sentencepiece.SentencePieceProcessor(model_proto=model), dtype
+
+    def encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        return joined([np.array(self.model.encode(text), self.dtype) for text in texts], self.dtype)
+
+
+class Tiktoken:
+    """OpenAI's library, for a byte-level BPE that it was proven to cut alike; other texts go to `tokenizers`."""
+
+    name = "tiktoken"
+
+    def __init__(self, bpe: TiktokenBpe, native: Native) -> None:
+        self.bpe, self.native = bpe, native
+
+    def encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        parts = []
+        for text in texts:
+            ids = self.bpe.encode(text)
+            parts.append(self.native.encode_batch([text])[0] if ids is None else ids.astype(self.native.dtype))
+        return joined(parts, self.native.dtype)
+
+
+def joined(parts: Sequence[np.ndarray], dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    lengths_D = np.array([len(part) for part in parts], np.int64)
+    return (np.concatenate(parts) if parts else np.empty(0, dtype)), lengths_D
+
+
+def open_encoder(folder: Path, tokenizer: Tokenizer | None = None, *, text_bytes: int) -> Encoder:
+    """The fastest exact encoder for the tokenizer of a folder. `text_bytes`: how much it will have to do."""
+    tokenizer = tokenizer or load_tokenizer(folder)
+    native = Native(tokenizer)
+    if (folder / "tokenizer.model").is_file():
+        try:
+            model = read_sentencepiece(folder)
+            if deciding_hash(convert_sentencepiece(model, where=folder)) == tokenizer.sha256:
+                return SentencePiece(model.SerializeToString(), native.dtype)
+        except UserError:
+            pass  # a model that tokenizer.json does not come from
+    if text_bytes >= PROOF_PAYS_BYTES and (bpe := open_tiktoken(tokenizer)) is not None:
+        return Tiktoken(bpe, native)
+    return native
