@@ -13,7 +13,9 @@ import numpy as np
 from yayan.vocab.scripts import LETTERS, Script
 
 CODE_POINTS = 0x110000
-ASSIGNED = 0x40000  # no letter, mark, digit, space, punctuation mark or symbol has a higher code point, but VARIANTS
+ASSIGNED = (
+    0x40000  # no letter, mark, digit, space, punctuation mark or symbol has a higher code point, but VARIANTS
+)
 VARIANTS = range(0xE0100, 0xE01F0)  # variation selectors: marks
 OTHER, LETTER, MARK, NUMBER, SPACE, SENTENCE, SYMBOL = range(7)
 KINDS = 7

@@ -133,7 +133,10 @@ class Cleaner:
         if not letters:
             return "script", "it has no letters"
         if own < self.cleaning.min_script * letters:
-            return "script", f"{percent(own / letters)} of its letters are {' or '.join(self.cleaning.script)}"
+            return (
+                "script",
+                f"{percent(own / letters)} of its letters are {' or '.join(self.cleaning.script)}",
+            )
         return None
 
     @cached_property

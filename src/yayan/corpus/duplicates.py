@@ -6,18 +6,25 @@ that two documents whose sets have the Jaccard similarity J are found with the p
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from yayan.corpus.rewriting import library
-from yayan.corpus.shingles import BLOCK_CHARACTERS, mixed, pieces_of, shingle_blocks, shingles_of, windows
+from yayan.corpus.shingles import (
+    BLOCK_CHARACTERS,
+    batches,
+    mixed,
+    pieces_of,
+    shingle_blocks,
+    shingles_of,
+    windows,
+)
 
 BANDS, BAND_VALUES = 14, 8
 SHINGLE_PIECES = 5
 SEED = 20240625
 BATCH_TEXTS = 255  # rensa starts threads, which a worker process must not, for 256 texts or more
-BATCH_CHARACTERS = 1 << 17  # of short texts looked at at once: what numpy then holds fits the cache
 
 
 def exact_key(text: str) -> int:
@@ -26,7 +33,9 @@ def exact_key(text: str) -> int:
     Among 100 million different texts two have the same key with a probability of 0.03 %.
     """
     plain = "".join(text.split())
-    return int.from_bytes(hashlib.blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+    return int.from_bytes(
+        hashlib.blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big"
+    )
 
 
 def near_bands(texts: Sequence[str]) -> np.ndarray:
@@ -36,7 +45,7 @@ def near_bands(texts: Sequence[str]) -> np.ndarray:
     Raises UserError if rensa is not installed. The same on every machine for one version of rensa's algorithm (2).
     """
     values = np.empty((len(texts), BANDS * BAND_VALUES), np.uint32)
-    for first, last in _batches(texts):
+    for first, last in batches(texts, BATCH_TEXTS):
         values[first:last] = _sketches(texts[first:last])
     keys = np.broadcast_to(np.arange(BANDS, dtype=np.uint64), (len(texts), BANDS))
     pairs = values.reshape(len(texts), BANDS, BAND_VALUES).view(np.uint64)
@@ -81,14 +90,3 @@ def _key_of_few(text: str, pieces: np.ndarray) -> np.uint64:
     if not len(pieces):
         return np.uint64(exact_key(text))
     return windows(pieces, len(pieces))[0] ^ np.uint64(len(pieces))
-
-
-def _batches(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
-    first = characters = 0
-    for i, text in enumerate(texts):
-        if i > first and (i - first == BATCH_TEXTS or characters + len(text) > BATCH_CHARACTERS):
-            yield first, i
-            first, characters = i, 0
-        characters += len(text)
-    if first < len(texts):
-        yield first, len(texts)

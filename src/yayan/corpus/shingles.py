@@ -7,7 +7,6 @@ Which letters those are is what the `unicodedata` of the Python says, so that le
 N: texts. L: characters. P: pieces of all texts. S: shingles of all texts.
 """
 
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +16,7 @@ import numpy as np
 from yayan.corpus.characters import ASSIGNED, CODE_POINTS, LETTER, MARK, NUMBER, codes_of, kinds, letters_of
 
 BLOCK_CHARACTERS = 1 << 20  # of a long text that are looked at at once
+BATCH_CHARACTERS = 1 << 17  # of short texts: what numpy then holds fits the cache
 LONGEST_WORD = 1 << 12  # characters; a run of letters over the end of a block may be cut if it is longer
 # Lao, Tibetan, Burmese and Khmer are written without spaces as Thai is.
 UNSPACED_RANGES = ((0x0E80, 0x0EFF), (0x0F00, 0x0FFF), (0x1000, 0x109F), (0x1780, 0x17FF))
@@ -35,6 +35,8 @@ class Pieces:
     """uint64 [P]."""
     starts: np.ndarray
     """Where each begins, int64 [P], in characters of the texts joined by one character."""
+    alone: np.ndarray
+    """Which are one letter by rule, and no word, bool [P]."""
     offsets: np.ndarray
     """Pieces `offsets[i]` to `offsets[i + 1]` are those of text i, int64 [N + 1]."""
 
@@ -55,9 +57,9 @@ def shingles_of(pieces: Pieces, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def shingle_blocks(text: str, n: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Shingles of a text of any length in bounded memory, block by block: uint64 [S], where pieces begin int64 [S + n - 1].
+    """Shingles uint64 [S] of a text of any length, block by block in bounded memory, and where pieces begin, int64.
 
-    The blocks together are the shingles of the text; there is at least one block.
+    Shingle i of a block is that of its pieces i to i + n - 1. All blocks together, at least one, are the text's.
     """
     hashes, starts = np.empty(0, np.uint64), np.empty(0, np.int64)
     for first, last in _cuts(text):
@@ -82,9 +84,31 @@ def pieces_of(texts: Sequence[str]) -> Pieces:
         lengths = np.diff(first, append=len(keys))
         place = np.arange(len(keys)) - np.repeat(first, lengths)
         keys = np.add.reduceat(keys * _powers(int(lengths.max()))[place], first)
-        where = where[first]
+        where, alone = where[first], alone[first]
     ends = np.cumsum([len(text) + 1 for text in texts])
-    return Pieces(keys, where, np.concatenate([[0], np.searchsorted(where, ends)]))
+    return Pieces(keys, where, alone, np.concatenate([[0], np.searchsorted(where, ends)]))
+
+
+def batches(texts: Sequence[str], most: int = 1 << 14) -> Iterator[tuple[int, int]]:
+    """First and last + 1 of texts that are looked at at once: at most BATCH_CHARACTERS and `most`, or a long one."""
+    first = characters = 0
+    for i, text in enumerate(texts):
+        if i > first and (i - first == most or characters + len(text) > BATCH_CHARACTERS):
+            yield first, i
+            first, characters = i, 0
+        characters += len(text)
+    if first < len(texts):
+        yield first, len(texts)
+
+
+def end_of_piece(text: str, start: int) -> int:
+    """Where the piece that begins at `start` ends."""
+    keys, end = character_keys(), start + 1
+    if keys[ord(text[start])] & ALONE:
+        return end
+    while end < len(text) and keys[ord(text[end])] and not keys[ord(text[end])] & ALONE:
+        end += 1
+    return end
 
 
 def windows(hashes: np.ndarray, n: int) -> np.ndarray:
