@@ -75,6 +75,8 @@ class Cleaning:
         for script in self.script:
             if script not in SCRIPTS:
                 raise UserError(f"the script {script!r} is unknown", cure=f"choose from {', '.join(SCRIPTS)}")
+        if self.normal_form not in (None, "nfc", "nfkc"):
+            raise UserError(f"the normal form {self.normal_form!r} is unknown", cure="choose nfc or nfkc")
         for name in self.steps:
             step_called(name)
 
@@ -116,9 +118,9 @@ class Cleaner:
         if asked.max_lost is not None and lost > asked.max_lost * len(text):
             return "lost", f"{percent(lost / len(text))} of its characters were lost to a wrong encoding"
         if asked.min_characters is not None and len(text) < asked.min_characters:
-            return "characters", f"it has {len(text):,} characters"
+            return "characters", f"it has {plural(len(text))}"
         if asked.max_characters is not None and len(text) > asked.max_characters:
-            return "characters", f"it has {len(text):,} characters"
+            return "characters", f"it has {plural(len(text))}"
         return self._objection_to_kinds(text) if self._looks_at_kinds else None
 
     def _objection_to_kinds(self, text: str) -> tuple[str, str] | None:
@@ -157,4 +159,8 @@ def step_called(name: str) -> Step:
 
 def percent(share: float) -> str:
     """`41 %`; below one percent `0.42 %`."""
-    return f"{100 * share:.{0 if share >= 0.01 else 2}f} %"
+    return f"{100 * share:.{2 if 0 < share < 0.01 else 0}f} %"
+
+
+def plural(characters: int) -> str:
+    return "1 character" if characters == 1 else f"{characters:,} characters"

@@ -7,8 +7,9 @@ of characters 20 are the default here, for 13 of them are often no more than a f
 K: different n-grams of the evaluation set. S: n-grams of texts that are looked at. H: those of them that are shared.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from string import ascii_uppercase
 
 import numpy as np
@@ -56,9 +57,9 @@ class Decontaminator:
         `words`: n for the others. Raises UserError if every text has fewer than n pieces.
         """
         kinds: dict[int, tuple[list[str], list[str]]] = {n: ([], []) for n in (characters, words)}
-        for place, text in texts:
-            pieces = pieces_of([text])
-            places, own = kinds[characters if 2 * pieces.alone.sum() >= len(pieces.alone) else words]
+        rows = list(texts)
+        for (place, text), by_character in zip(rows, _by_character([text for _, text in rows]), strict=True):
+            places, own = kinds[characters if by_character else words]
             places.append(place)
             own.append(text)
         grams = [Grams(places, own, n) for n, (places, own) in kinds.items()]
@@ -131,7 +132,7 @@ class Grams:
     def _longest(
         self, text: str, at: np.ndarray, found_in: np.ndarray, starts: np.ndarray, lasts: np.ndarray
     ) -> Match:
-        """The longest run of neighbours that one evaluation text has.
+        """The longest run of neighbours in one evaluation text; an n-gram of several texts is the first one's.
 
         All [H]: which n-gram of the document, the evaluation text, where its first and its last piece begin.
         """
@@ -167,7 +168,7 @@ def record_text(record: object) -> str:
     return "\n".join(_strings(record))
 
 
-def _strings(value: object) -> Iterable[str]:
+def _strings(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
@@ -175,11 +176,17 @@ def _strings(value: object) -> Iterable[str]:
             letter = f"{key} " if isinstance(item, str) and len(key) == 1 else ""
             yield from (letter + string for string in _strings(item))
     elif isinstance(value, list):
-        lettered = len(value) <= len(ascii_uppercase) and all(isinstance(item, str) for item in value)
-        for letter, item in (
-            zip(ascii_uppercase, value, strict=False) if lettered else (("", i) for i in value)
-        ):
-            yield from (f"{letter} {string}".strip() for string in _strings(item))
+        are_choices = 1 < len(value) <= len(ascii_uppercase) and all(isinstance(item, str) for item in value)
+        for letter, item in zip(ascii_uppercase if are_choices else repeat(""), value, strict=False):
+            yield from (f"{letter} {string}" if letter else string for string in _strings(item))
+
+
+def _by_character(texts: Sequence[str]) -> Iterator[bool]:
+    """For each text whether at least half of its pieces are letters that stand alone."""
+    for first, last in batches(texts):
+        pieces = pieces_of(texts[first:last])
+        alone = np.concatenate([[0], np.cumsum(pieces.alone)])[pieces.offsets]
+        yield from (2 * np.diff(alone) >= np.diff(pieces.offsets)).tolist()
 
 
 def _longer(one: Match | None, other: Match | None) -> Match | None:

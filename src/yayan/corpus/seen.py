@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-NEAR_KEYS, EXACT_KEYS = 1 << 22, 1 << 20  # kept in memory before they go into the B-tree: 64 and 16 MiB
+NEAR_KEYS, EXACT_KEYS = 1 << 22, 1 << 20  # kept in memory before they go into the B-tree, 16 bytes each
 CACHE_KIB = 32 << 10  # of pages, for the connection
 ASKED_AT_ONCE = 1 << 10  # keys in one SELECT
 TABLES = """
@@ -51,10 +51,14 @@ class KeySet:
     """A set of 64-bit keys that grows: a B-tree of old ones on disk, a hash table of new ones in memory."""
 
     def __init__(self, connection: sqlite3.Connection, table: str, capacity: int) -> None:
-        self.connection, self.table, self.capacity = connection, table, capacity
+        self.connection, self.table = connection, table
         for statement in TABLES.format(table=table).strip().split("\n"):
             connection.execute(statement)
-        self.new = HashTable(2 * capacity)
+        (stored,) = connection.execute(
+            f"SELECT coalesce(sum(length(keys)), 0) / 8 FROM {table}_new"
+        ).fetchone()
+        self.capacity = max(capacity, 1 << int(stored).bit_length())
+        self.new = HashTable(2 * self.capacity)
         for (blob,) in connection.execute(f"SELECT keys FROM {table}_new ORDER BY number"):
             self.new.add(np.frombuffer(blob, "<u8"))
         self.has_old = connection.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() is not None
@@ -62,10 +66,10 @@ class KeySet:
     def first_seen(self, keys: np.ndarray) -> list[bool]:
         """For each row of keys uint64 [N, K] whether one of them is in the set; if none is, all are added."""
         flat = np.maximum(keys.ravel(), np.uint64(1))  # 0 marks a free slot of the hash table
-        known = self.new.holds(flat)
+        known: np.ndarray = self.new.holds(flat)
         if self.has_old:
-            known |= self._old(flat, ~known)
-        known_rows: list[bool] = known.reshape(keys.shape).any(1).tolist()
+            known = known | self._old(flat, ~known)
+        known_rows = np.any(known.reshape(keys.shape), axis=1).tolist()
         fresh: dict[int, None] = {}
         duplicates = []
         for row, is_known in zip(flat.reshape(keys.shape).tolist(), known_rows, strict=True):
