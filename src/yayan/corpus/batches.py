@@ -8,16 +8,24 @@ function of the documents' lengths, the seed, the epoch and the sequence length.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from yayan.corpus.ahead import ahead
 from yayan.corpus.plan import Plan, make_plan
 from yayan.corpus.shards import Shards
+from yayan.corpus.shuffle import shuffled
 from yayan.errors import UserError
 
 IGNORED = -100  # a target that costs nothing, torch's ignore_index
 
-State = dict[str, list[int]]  # JSON: {"sequences": taken from each source, "tokens": taken from each source}
+PLACES_AT_ONCE = 1024  # of the order of sequences
+
+State = dict[
+    str, Any
+]  # JSON: {"sequences": taken from each source, "tokens": taken from each, "of": the mixture}
+Row = tuple[int, int]  # source, sequence of its plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,33 +45,36 @@ class Source:
         self.plan: Plan = make_plan(shards.lengths, shards.mask, sequence_length, [*seed, 0])
         if not self.plan.sequences:
             raise UserError("these shards have nothing to learn", where=shards.folder, cure="leave them out")
-        self._epoch = -1
-        self._order = np.empty(0, np.int64)
+        self._counting_T = np.arange(sequence_length, dtype=np.int32)
+        self._block = (-1, -1)
+        self._order: list[int] = []
 
     def sequence(self, number: int) -> int:
         """Which sequence of the plan comes as `number`-th, counted from 0 over all epochs."""
         epoch, place = divmod(number, self.plan.sequences)
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._order = np.random.default_rng([*self.seed, 1 + epoch]).permutation(self.plan.sequences)
-        return int(self._order[place])
+        block, inside = divmod(place, PLACES_AT_ONCE)
+        if (epoch, block) != self._block:
+            self._block = epoch, block
+            begin = block * PLACES_AT_ONCE
+            places = np.arange(begin, min(begin + PLACES_AT_ONCE, self.plan.sequences))
+            self._order = shuffled(places, self.plan.sequences, [*self.seed, 1 + epoch]).tolist()
+        return self._order[inside]
 
-    def fill(self, batch: Batch, row: int, sequence: int, pad_id: int) -> int:
-        """Write a sequence of the plan into a row of the batch; returns how many of its positions are no padding."""
-        plan, at = self.plan, 0
-        for piece in range(plan.first[sequence], plan.first[sequence + 1]):
-            start, size = int(plan.start[piece]), int(plan.size[piece])
+    def fill(self, batch: Batch, row: int, sequence: int, pad_id: int) -> None:
+        """Write a sequence of the plan into a row of the batch."""
+        ids_T, targets_T, positions_T = batch.ids[row], batch.targets[row], batch.positions[row]
+        at = 0
+        for start, size in self.plan.pieces(sequence):
             end = at + size
-            batch.ids[row, at:end] = self.shards.ids[start : start + size]
-            batch.targets[row, at:end] = self.shards.ids[start + 1 : start + size + 1]
+            ids_T[at:end] = self.shards.ids[start : start + size]
+            targets_T[at:end] = self.shards.ids[start + 1 : start + size + 1]
             if self.shards.mask is not None:
-                batch.targets[row, at:end][self.shards.mask[start + 1 : start + size + 1] == 0] = IGNORED
-            batch.positions[row, at:end] = np.arange(size)
+                targets_T[at:end][self.shards.mask[start + 1 : start + size + 1] == 0] = IGNORED
+            positions_T[at:end] = self._counting_T[:size]
             at = end
-        batch.ids[row, at:] = pad_id
-        batch.targets[row, at:] = IGNORED
-        batch.positions[row, at:] = np.arange(self.sequence_length - at)
-        return at
+        ids_T[at:] = pad_id
+        targets_T[at:] = IGNORED
+        positions_T[at:] = self._counting_T[: self.sequence_length - at]
 
 
 class Mixture:
@@ -88,6 +99,13 @@ class Mixture:
         self.sequence_length, self.batch_size, self.pad_id = sequence_length, batch_size, pad_id
         self.shares = [share / math.fsum(shares) for share in shares]
         self.sources = [Source(item, sequence_length, [seed, i]) for i, item in enumerate(shards)]
+        self.identity = {  # what a state belongs to
+            "shards": [item.sha256 for item in shards],
+            "shares": self.shares,
+            "sequence_length": sequence_length,
+            "batch_size": batch_size,
+            "seed": seed,
+        }
 
     @property
     def sequences_per_epoch(self) -> list[int]:
@@ -126,22 +144,53 @@ class Mixture:
             for share, source in zip(self.shares, self.sources, strict=True)
         ]
 
-    def batches(self, state: State | None = None) -> Iterator[tuple[Batch, State]]:
-        """Endless batches, each with the state after it. `state`: go on where such a one was given out."""
-        count = len(self.sources)
-        state = state or {"sequences": [0] * count, "tokens": [0] * count}
-        if len(state["sequences"]) != count:
-            raise UserError("the data were mixed of other sources before", cure="resume with the same ones")
-        sequences, tokens = list(state["sequences"]), list(state["tokens"])
-        shape = (self.batch_size, self.sequence_length)
+    def batches(
+        self, state: State | None = None, *, rank: int = 0, ranks: int = 1, workers: int = 0
+    ) -> Iterator[tuple[Batch, State]]:
+        """Endless batches, each with the state after it. `state`: go on where such a one was given out.
+
+        `rank` of `ranks`: only these rows of the batch, B / ranks of them; all ranks' together are the batch, and the
+        state is the same for all. `workers`: threads that fill batches ahead of their use. Neither changes what comes.
+        Raises UserError for a state of other shards, shares or sizes, and for ranks that do not divide the batch.
+        """
+        if not 0 <= rank < ranks or self.batch_size % ranks:
+            what = f"{self.batch_size} sequences cannot be shared out, this is rank {rank} of {ranks}"
+            raise UserError(what, cure="give a batch size that the number of ranks divides")
+        if state is not None:
+            self._refuse_misfit(state)
+        size = self.batch_size // ranks
+        chosen = ((rows[rank * size : (rank + 1) * size], after) for rows, after in self._choose(state))
+        if workers:
+            return ahead(self._build, chosen, workers)
+        return ((self._build(rows), after) for rows, after in chosen)
+
+    def _choose(self, state: State | None) -> Iterator[tuple[list[Row], State]]:
+        """For each batch its rows and the state after it; every rank does all of it, which costs next to nothing."""
+        zeros = [0] * len(self.sources)
+        sequences, tokens = (list(state[name]) if state else zeros.copy() for name in ("sequences", "tokens"))
         while True:
-            batch = Batch(*(np.empty(shape, np.int32) for _ in range(3)))
-            for row in range(self.batch_size):
+            rows = []
+            for _ in range(self.batch_size):
                 i = self._most_behind(tokens)
-                which = self.sources[i].sequence(sequences[i])
-                tokens[i] += self.sources[i].fill(batch, row, which, self.pad_id)
+                rows.append((i, self.sources[i].sequence(sequences[i])))
                 sequences[i] += 1
-            yield batch, {"sequences": list(sequences), "tokens": list(tokens)}
+                tokens[i] += self.sources[i].plan.filled(rows[-1][1])
+            yield rows, {"sequences": list(sequences), "tokens": list(tokens), "of": self.identity}
+
+    def _build(self, rows: list[Row]) -> Batch:
+        shape = (len(rows), self.sequence_length)
+        batch = Batch(*(np.empty(shape, np.int32) for _ in range(3)))
+        for row, (i, sequence) in enumerate(rows):
+            self.sources[i].fill(batch, row, sequence, self.pad_id)
+        return batch
+
+    def _refuse_misfit(self, state: State) -> None:
+        before = state.get("of", {})
+        for name, now in self.identity.items():
+            if before.get(name) != now:
+                told = "" if name == "shards" else f", {before.get(name)} and not {now}"
+                what = f"the training was begun with other {name.replace('_', ' ')}{told}"
+                raise UserError(what, cure="go on with the same, or begin anew")
 
     def _most_behind(self, tokens: list[int]) -> int:
         """The source that would be furthest behind its share after the next sequence; the first of equals."""

@@ -7,10 +7,15 @@
 `dropped.jsonl`  where documents were filtered: one line for each that was left out, by what and why
 """
 
+import hashlib
 import json
+import mmap
 import os
+import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -23,10 +28,11 @@ from yayan.model.folder import read_json
 FORMAT = 1
 INDEX_NAME, IDS_NAME, MASK_NAME, DROPPED_NAME = "index.json", "tokens.ids", "tokens.mask", "dropped.jsonl"
 DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
-NEEDED_KEYS = ("kind", "tokenizer", "dtype", "tokens", "targets", "lengths")
+NEEDED_KEYS = ("kind", "tokenizer", "dtype", "documents", "tokens", "targets")
 UINT16_IDS = 1 << 16
 LENGTHS_NAME, LENGTHS_DTYPE = ".lengths", np.dtype("<u4")  # until the index is written
 LENGTHS_AT_ONCE = 1 << 16
+BYTES_AT_ONCE = 1 << 20
 
 
 @dataclass
@@ -144,7 +150,7 @@ class Shards:
     index: dict  # index.json without the lengths
     ids: np.ndarray  # [N] uint16 or uint32
     mask: np.ndarray | None  # [N] uint8, chats only
-    lengths: np.ndarray  # [D] int64, at least 1
+    lengths: np.ndarray  # [D] uint32, at least 1
 
     @classmethod
     def open(cls, folder: Path, *, tokenizer: str | None = None) -> "Shards":
@@ -154,7 +160,7 @@ class Shards:
         """
         if not (folder / INDEX_NAME).is_file():
             raise UserError("this is not a shards folder", where=folder, cure="name a folder made by pack")
-        index = read_json(folder / INDEX_NAME)
+        index, lengths = _read_index(folder / INDEX_NAME)
         if index.get("format") != FORMAT:
             raise UserError(f"these shards are not of format {FORMAT}", where=folder, cure="pack them again")
         if missing := [key for key in NEEDED_KEYS if key not in index]:
@@ -163,8 +169,10 @@ class Shards:
         if tokenizer is not None and index["tokenizer"] != tokenizer:
             cure = "pack the texts again with the model's tokenizer"
             raise UserError("these shards were packed with another tokenizer", where=folder, cure=cure)
-        lengths = np.array(index.pop("lengths"), np.int64)
-        tokens = int(lengths.sum())
+        if not len(lengths) or len(lengths) != index["documents"] or not lengths.all():
+            what = f"of {index['documents']} documents' lengths {np.count_nonzero(lengths)} can be read"
+            raise UserError(what, where=folder / INDEX_NAME, cure="pack the texts again")
+        tokens = int(lengths.sum(dtype=np.int64))
         ids = _map(folder / IDS_NAME, DTYPES[index["dtype"]], tokens)
         mask = _map(folder / MASK_NAME, np.dtype(np.uint8), tokens) if index["kind"] == "chats" else None
         return cls(folder, index, ids, mask, lengths)
@@ -174,10 +182,58 @@ class Shards:
         """Tokens that are learned in one epoch."""
         return int(self.index["targets"])
 
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the index: of the tokenizer, of what the sources hold, of all lengths. The tokens are not read."""
+        digest = hashlib.sha256(json.dumps(self.index, sort_keys=True).encode())
+        digest.update(self.lengths.astype("<u4", copy=False).data)
+        return digest.hexdigest()
+
+
+def _read_index(path: Path) -> tuple[dict, np.ndarray]:
+    """The index without the lengths, and the lengths, as far as they can be read.
+
+    They stand last and are parsed apart: as JSON, those of 20 million documents take 4 s and 1 GB, so 0.5 s and 80 MB.
+    """
+    text = path.read_bytes()
+    found = re.search(rb'"lengths"\s*:\s*\[', text)
+    end = text.find(b"]", found.end()) if found else -1
+    if found and end >= 0:
+        try:
+            index = json.loads(text[: found.end()] + text[end:])
+        except ValueError:
+            index = None
+        if isinstance(index, dict):
+            del index["lengths"]
+            return index, _read_lengths(text, found.end(), end)
+    return read_json(path), np.empty(0, np.uint32)
+
+
+def _read_lengths(text: bytes, begin: int, end: int) -> np.ndarray:
+    """The numbers between two places of a text, up to what is no number there."""
+    pieces = [np.empty(0, np.uint32)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        while begin < end:
+            stop = text.rfind(b",", begin, begin + BYTES_AT_ONCE) if end - begin > BYTES_AT_ONCE else end
+            if stop < begin:
+                break
+            try:
+                pieces.append(np.fromstring(text[begin:stop], np.uint32, sep=","))
+            except (ValueError, DeprecationWarning):
+                break
+            begin = stop + 1
+    return np.concatenate(pieces)
+
 
 def _map(path: Path, dtype: np.dtype, count: int) -> np.ndarray:
     there = path.stat().st_size if path.is_file() else 0
     if there != count * dtype.itemsize:
         what = f"the file has {there:,} bytes, not the {count * dtype.itemsize:,} that the index tells"
         raise UserError(what, where=path, cure="pack the texts again")
-    return np.memmap(path, dtype, "r")
+    with path.open("rb") as file:
+        pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    pages.madvise(
+        mmap.MADV_RANDOM
+    )  # else a piece of 1 kB reads as far ahead as 1.5 MB, and takes 20 times as long
+    return np.frombuffer(pages, dtype)
