@@ -12,16 +12,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 from yayan import __version__, lineage
 from yayan.errors import UserError
+from yayan.inputs import STANDARD_INPUT, real_path
 from yayan.partial import finish, partial_folder, sentence_for_a_full_disk
+from yayan.patterns import expand
 from yayan.progress import format_seconds
 
-SAMPLE_PREFIX = "sample:"
 SECRET_NAMES = {"api_key"}
 WITHOUT_EFFECT = {"workers"}  # options that change how fast OUT is made, and nothing in it
 
@@ -96,22 +96,24 @@ def map_paths(value: Any, function: Callable[[Path], Any]) -> Any:
     return function(Path(value))
 
 
-def sample_path(path: Path) -> Path:
-    """`sample:NAME` is a file of the built-in sample; any other path stays what it is."""
-    if not str(path).startswith(SAMPLE_PREFIX):
-        return path
-    root = Path(str(resources.files("yayan"))) / "sample"
-    found = root / str(path).removeprefix(SAMPLE_PREFIX)
-    if not found.exists():
-        names = ", ".join(sorted(item.name for item in root.iterdir() if not item.name.startswith("_")))
-        raise UserError("the built-in sample has no such file", where=path, cure=f"it has {names}")
-    return found
+def expand_patterns(stage: Stage) -> Stage:
+    """The stage with what patterns match in their place, in fields that are lists: each is an input of its own.
 
-
-def resolve_samples(stage: Stage) -> Stage:
-    """The stage with the paths of `sample:NAME` inputs in their place."""
+    Raises UserError if a pattern matches nothing, or if standard input is named twice.
+    """
+    if input_paths(stage).count(STANDARD_INPUT) > 1:
+        raise UserError("standard input is named twice, and can be read once", where="-", cure="name it once")
     given = {name: getattr(stage, name) for name in input_fields(type(stage))}
-    return replace(stage, **{name: map_paths(value, sample_path) for name, value in given.items()})
+    lists = {name: value for name, value in given.items() if isinstance(value, list | tuple)}
+    found = {name: [item for path in value for item in expand(Path(path))] for name, value in lists.items()}
+    return replace(stage, **found)
+
+
+def resolve_inputs(stage: Stage) -> Stage:
+    """The stage with the paths of real files in the place of patterns, `sample:NAME` and `-`."""
+    stage = expand_patterns(stage)
+    given = {name: getattr(stage, name) for name in input_fields(type(stage))}
+    return replace(stage, **{name: map_paths(value, real_path) for name, value in given.items()})
 
 
 def input_paths(stage: Stage) -> list[Path]:
@@ -124,6 +126,7 @@ def input_paths(stage: Stage) -> list[Path]:
 
 def question_of(stage: Stage) -> dict[str, object]:
     """What a folder must answer to be taken for finished: verb, options, and the inputs' content."""
+    stage = expand_patterns(stage)
     inputs = input_fields(type(stage))
     options = {
         field.name: getattr(stage, field.name)
@@ -132,7 +135,7 @@ def question_of(stage: Stage) -> dict[str, object]:
     }
 
     def entry(path: Path) -> dict[str, str]:
-        return {"path": str(path), "sha256": lineage.sha256_of(sample_path(path))}
+        return {"path": str(path), "sha256": lineage.sha256_of(real_path(path))}
 
     record = {
         "stage": verb_of(type(stage)),
@@ -171,12 +174,13 @@ def execute(stage: Stage, say: Callable[[str], None] | None = None) -> dict:
     """
     tell = say or (lambda line: print(line, file=sys.stderr))
     verb = verb_of(type(stage))
+    stage = expand_patterns(stage)
     question = question_of(stage)
     record = finished_record(stage.out, question, again=stage.again)
     if record is not None:
         tell(f"{verb}: {stage.out} is finished, nothing to do")
         return record
-    resolved = resolve_samples(stage)
+    resolved = resolve_inputs(stage)
     refuse_output_on_input(resolved)
     resolved.check()
     with partial_folder(stage.out, question) as work:

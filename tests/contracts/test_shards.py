@@ -23,6 +23,7 @@ INDEX_KEYS = [
     "bos",
     "eos",
     "tokenizer",
+    "settings",
     "sources",
     "dropped",
     "dtype",
@@ -31,7 +32,10 @@ INDEX_KEYS = [
     "targets",
     "lengths",
 ]
-SOURCE_KEYS = ["name", "documents", "characters", "bytes", "tokens", "tokens_per_character"]
+SOURCE_KEYS = [
+    *("name", "sha256", "documents", "characters", "bytes", "tokens", "tokens_per_character"),
+    *("dropped", "rewritten", "bad", "bad_places"),
+]
 CHAT = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "bc"}]}
 
 
@@ -57,7 +61,7 @@ def test_documents(shards: Path, tokenizer: Path) -> None:
     cut = load_tokenizer(tokenizer)
     first, second = [1, *cut.encode("a bc"), 2], [1, *cut.encode("你好"), 2]
     assert ids == first + second
-    found = {name: index[name] for name in INDEX_KEYS if name not in ("tokenizer", "sources")}
+    found = {name: index[name] for name in INDEX_KEYS if name not in ("tokenizer", "settings", "sources")}
     assert found == {
         "format": 1,
         "kind": "documents",
