@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,10 @@ EVALUATION = ("eval-ceval/dev", "eval-ceval/val", "eval-cmmlu/test")
 LENGTHS = (8, 10, 13, 16, 20, 25, 30)
 FORMULA_DOCUMENTS = 10  # a shared part of more documents than that is no leaked question
 CALL_DOCUMENTS = 1000
+
+
+def clean_all(cleaner: Cleaner, texts: list[str]) -> list[object]:
+    return [cleaner.clean(text) for text in texts]
 
 
 def main() -> None:
@@ -93,10 +98,7 @@ def rates(options: argparse.Namespace) -> None:
     }
     steps: dict[str, Callable[[list[str]], object]] = {
         "limit: encode": lambda texts: [text.encode() for text in texts],
-        **{
-            name: lambda texts, clean=Cleaner(asked).clean: [clean(text) for text in texts]
-            for name, asked in cleaners.items()
-        },
+        **{name: partial(clean_all, Cleaner(asked)) for name, asked in cleaners.items()},
         "exact_key": lambda texts: [exact_key(text) for text in texts],
         "shingles, n = 13": lambda texts: [shingles_of(pieces_of(texts[a:b]), 13) for a, b in batches(texts)],
         "near_bands": near_bands,
@@ -152,7 +154,7 @@ def real_pairs(texts: list[str]) -> None:
     starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
     shared = np.zeros((len(sets), len(sets)), np.int32)
     for group in np.split(owners, starts[1:]):
-        if 1 < len(group):
+        if len(group) > 1:
             shared[np.ix_(group, group)] += 1
     size = np.array([len(own) for own in sets])
     one, other = np.triu_indices(len(sets), 1)

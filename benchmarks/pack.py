@@ -217,7 +217,7 @@ def open_for_limit(folder: Path) -> None:
     global encoder
     from yayan.corpus.encoders import open_encoder
 
-    encoder = open_encoder(folder, prove_bytes=1 << 40)
+    encoder = open_encoder(folder, text_bytes=1 << 40)
 
 
 def encode_for_limit(texts: list[str]) -> int:

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from pack import CHINESE
 from processes import Usage, measure, refuse_busy_machine
-from yayan.corpus.chats import chats
 
 from yayan import lineage
+from yayan.corpus.chats import chats
 from yayan.corpus.read import documents
 
 FIRST_BATCH = """

@@ -13,15 +13,16 @@ from rich.console import Console
 from rich.table import Table
 
 from yayan.corpus.batches import Shards
+from yayan.corpus.files import OPENERS, text_files
 from yayan.corpus.pack import Pack
-from yayan.corpus.read import text_files
+from yayan.inputs import STANDARD_INPUT, is_there, sample_path
 from yayan.model.ends import first_trained_row
 from yayan.model.folder import read_config
 from yayan.model.size import BYTES, TrainingCost, size_of, training_cost
 from yayan.progress import format_seconds
 from yayan.recipe import find_recipe, read_recipe, stages_of
 from yayan.road import refuse_missing_inputs
-from yayan.stage import Command, Stage, input_paths, resolve_samples, sample_path
+from yayan.stage import Command, Stage, input_paths, resolve_inputs
 from yayan.tokenizer import load_tokenizer
 from yayan.train.training import DTYPES, Training
 from yayan.vocab.form import complete_shape, llama_config
@@ -77,11 +78,11 @@ class Check(Command):
 
 
 def check_what_exists(stages: Mapping[str, Stage]) -> None:
-    """Let each step whose inputs are all there already check them."""
+    """Let each step whose inputs are all there already check them. Standard input is left for the run."""
     for stage in stages.values():
-        resolved = resolve_samples(stage)
-        if all(path.exists() for path in input_paths(resolved)):
-            resolved.check()
+        paths = input_paths(stage)
+        if STANDARD_INPUT not in paths and all(map(is_there, paths)):
+            resolve_inputs(stage).check()
 
 
 def forecast_road(stages: Mapping[str, Stage]) -> dict[str, Forecast]:
@@ -135,10 +136,11 @@ def tokenizer_size(path: Path, made: Mapping[Path, Forecast]) -> int:
 
 
 def forecast_pack(stage: Pack) -> Forecast:
-    """Tokens from the size of the files: rough, and only for want of better."""
+    """Tokens from the size of the files: rough, and only for want of better. Nothing is known of standard input."""
     total = 0.0
-    for file in text_files([sample_path(path) for path in [*stage.corpus, *stage.chats]]):
-        packed = file.suffix in (".xz", ".gz", ".bz2", ".zst")
+    paths = [sample_path(path) for path in [*stage.corpus, *stage.chats] if path != STANDARD_INPUT]
+    for file in text_files(paths) if paths else ():
+        packed = file.suffix in (*OPENERS, ".parquet")
         total += file.stat().st_size * (COMPRESSION if packed else 1)
     return Forecast(tokens=total / BYTES_PER_TOKEN, disk_bytes=2 * total / BYTES_PER_TOKEN)
 

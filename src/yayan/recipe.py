@@ -28,7 +28,8 @@ import yaml
 
 from yayan.cli import VERBS, command_of, parse
 from yayan.errors import UserError
-from yayan.stage import SAMPLE_PREFIX, Stage, sample_path
+from yayan.inputs import SAMPLE_PREFIX, sample_path
+from yayan.stage import Stage
 
 RECIPE_KEYS = ("about", "out", "given", "road", "fast", "expect", "closing")
 EXPECTATION = {"value", "at_most", "of"}

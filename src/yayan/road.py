@@ -14,6 +14,7 @@ from rich.table import Table
 
 from yayan import lineage
 from yayan.errors import UserError, WorkError
+from yayan.inputs import is_there
 from yayan.progress import format_seconds
 from yayan.recipe import Recipe, find_recipe, read_recipe, refuse_unknown, stages_of
 from yayan.stage import (
@@ -23,7 +24,6 @@ from yayan.stage import (
     execute,
     input_paths,
     question_of,
-    sample_path,
 )
 
 
@@ -59,7 +59,7 @@ def refuse_missing_inputs(stages: dict[str, Stage]) -> None:
     made: list[Path] = []
     for step, stage in stages.items():
         for path in input_paths(stage):
-            if not sample_path(path).exists() and not any(path == out or out in path.parents for out in made):
+            if not is_there(path) and not any(path == out or out in path.parents for out in made):
                 raise UserError(
                     "there is no such file or folder", where=f"{step}: {path}", cure="check the path"
                 )

@@ -105,7 +105,9 @@ def expand_patterns(stage: Stage) -> Stage:
         raise UserError("standard input is named twice, and can be read once", where="-", cure="name it once")
     given = {name: getattr(stage, name) for name in input_fields(type(stage))}
     lists = {name: value for name, value in given.items() if isinstance(value, list | tuple)}
-    found = {name: [item for path in value for item in expand(Path(path))] for name, value in lists.items()}
+    found: dict[str, Any] = {
+        name: [item for path in value for item in expand(Path(path))] for name, value in lists.items()
+    }
     return replace(stage, **found)
 
 

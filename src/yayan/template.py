@@ -160,7 +160,9 @@ class _Reader:
             prompt = next(following)
             answered = next(following) if turn + 1 < len(messages) else ids
             if ids[: len(prompt)] != prompt or ids[: len(answered)] != answered:
-                what = f"the chat template writes message {turn + 1} or what stands before it otherwise later on"
+                what = (
+                    f"the chat template writes message {turn + 1} or what stands before it otherwise later on"
+                )
                 raise UserError(what, cure="train with a template that only ever adds to the end")
             ends = [i for i in range(len(prompt), len(answered)) if ids[i] in self.specials]
             rest = ids[ends[0] + 1 : len(answered)] if ends else []

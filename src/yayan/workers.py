@@ -26,7 +26,7 @@ def ordered(
     prepare: Callable[..., None],
     arguments: tuple,
 ) -> Iterator[Result]:
-    """`function(task)` of every task, in their order, in `workers` processes that were readied by `prepare(*arguments)`.
+    """`function(task)` of every task, in order, in `workers` processes that were readied by `prepare(*arguments)`.
 
     With one worker all is done in this process. Tasks are taken only as fast as they are worked off. An error of a task
     is raised in its place. Raises WorkError if a process dies.

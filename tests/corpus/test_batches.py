@@ -1,7 +1,6 @@
 """Batches: every token a target exactly once an epoch, nothing seen across documents, resumed as if never stopped."""
 
 import json
-import time
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from yayan.corpus.batches import IGNORED, Batch, Mixture, Source
-from yayan.corpus.plan import best_fit, cut_documents, make_plan
 from yayan.corpus.shards import Shards
 from yayan.errors import UserError
 
@@ -159,45 +157,6 @@ def test_a_mixture_keeps_the_shares_of_tokens(shares: list[float]) -> None:
         assert np.abs(np.array(shares) / sum(shares) * given.sum() - given).max() <= 32 * len(shares)
 
 
-SIZES = st.integers(1, 20).flatmap(
-    lambda capacity: st.tuples(st.just(capacity), st.lists(st.integers(1, capacity), max_size=60))
-)
-
-
-@settings(max_examples=300, deadline=None)
-@given(SIZES)
-def test_best_fit_is_johnson_s(question: tuple[int, list[int]]) -> None:
-    capacity, sizes = question
-    rooms: list[int] = []
-    for size in sorted(sizes, reverse=True):
-        fitting = [room for room in rooms if room >= size]
-        if fitting:
-            rooms[rooms.index(min(fitting))] -= size
-        else:
-            rooms.append(capacity - size)
-    bins = best_fit(np.array(sizes, np.int64), capacity)
-    filled = np.bincount(bins, sizes).astype(int) if sizes else np.array([], int)
-    assert sorted(capacity - filled) == sorted(rooms)
-
-
-def test_a_million_documents_are_planned_in_seconds() -> None:
-    rng = np.random.default_rng(0)
-    lengths = 1 + rng.lognormal(5, 1.3, 1_000_000).astype(np.int64)
-    started = time.process_time()
-    plan = make_plan(lengths, None, 512, [0])
-    assert time.process_time() - started < 10  # 0.7 s on an idle core
-    assert plan.positions == lengths.sum() - len(lengths)
-    assert plan.positions / (plan.sequences * 512) > 0.999
-    assert plan.continued_documents == np.count_nonzero(lengths > 513)
-
-
-def test_a_long_document_is_continued() -> None:
-    lengths = np.array([1, 4, 9, 5, 6])
-    start, size = cut_documents(np.cumsum(lengths) - lengths, lengths, 4)
-    assert start.tolist() == [1, 5, 9, 14, 19, 23]
-    assert size.tolist() == [3, 4, 4, 4, 4, 1]
-
-
 def test_changing_one_document_changes_no_logit_of_another() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -243,5 +202,5 @@ def test_shards_that_do_not_fit_are_refused() -> None:
         mix([make_shards([5]), make_shards([6], tokenizer="u")], [1, 1], 8)
     with pytest.raises(UserError, match="nothing to learn"):
         Source(make_shards([1, 1]), 8, [0])
-    with pytest.raises(UserError, match="mixed of other sources"):
+    with pytest.raises(UserError, match="begun with other shards"):
         next(mix([make_shards([5])], [1], 8).batches({"sequences": [0, 0], "tokens": [0, 0]}))

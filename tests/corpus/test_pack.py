@@ -65,17 +65,6 @@ def test_documents_stand_whole_between_bos_and_eos(tmp_path: Path, tokenizer: Pa
     assert record["tokenizer"] == cut.sha256
 
 
-def test_many_small_batches_are_one_shard(
-    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    corpus = [write(tmp_path / "a.jsonl", *({"text": "a" * (i % 7 + 1)} for i in range(50)))]
-    execute(Pack(tokenizer=tokenizer, corpus=corpus, out=tmp_path / "one"))
-    monkeypatch.setattr("yayan.corpus.pack.BATCH_CHARACTERS", 5)
-    execute(Pack(tokenizer=tokenizer, corpus=corpus, out=tmp_path / "many"))
-    for name in ("index.json", "tokens.ids"):
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "many" / name).read_bytes()
-
-
 def test_a_tokenizer_without_bos_gives_none(tmp_path: Path, tokenizer: Path) -> None:
     settings = json.loads((tokenizer / "tokenizer_config.json").read_text())
     del settings["bos_token"]

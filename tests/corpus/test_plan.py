@@ -32,7 +32,9 @@ def test_best_fit_is_johnson_s(question: tuple[int, list[int]]) -> None:
     for bins in best_fit(np.bincount(np.array(sizes, int), minlength=capacity + 1), capacity):
         for b in range(bins.count):
             items = [range(first + b * each, first + (b + 1) * each) for _, first, each in bins.parts]
-            assert all(sizes[i] == part[0] for part, some in zip(bins.parts, items, strict=True) for i in some)
+            assert all(
+                sizes[i] == part[0] for part, some in zip(bins.parts, items, strict=True) for i in some
+            )
             placed += list(chain(*items))
             found.append(capacity - sum(sizes[i] for i in chain(*items)))
             assert found[-1] == bins.room >= 0

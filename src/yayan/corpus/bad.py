@@ -1,26 +1,33 @@
-"""Lines of a corpus that cannot be read: they stop the reading, or are left out and counted."""
+"""Places of a corpus that cannot be read: they stop the reading, or are left out and counted."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from yayan.errors import UserError
 
-SHOWN_PLACES = 5  # broken lines whose place is remembered
+SHOWN_PLACES = 5  # broken places that are remembered
 
 
 class BadLineError(UserError):
-    """A line that cannot be read; `reason` is its kind in a few words."""
+    """A place that cannot be read, mostly a line; `reason` is its kind in a few words."""
 
     def __init__(self, reason: str, what: str, *, where: str, cure: str) -> None:
         super().__init__(what, where=where, cure=cure)
         self.reason, self.what, self.where, self.cure = reason, what, where, cure
 
+    def __reduce__(self) -> tuple[Callable[..., "BadLineError"], tuple[str, str]]:
+        """How it comes out of a worker process."""
+        return partial(BadLineError, where=self.where, cure=self.cure), (self.reason, self.what)
+
 
 @dataclass
 class Bad:
-    """What one reading does with broken lines: `skip` leaves them out and counts them, otherwise they stop it.
+    """What one reading does with broken places: `skip` leaves them out and counts them, otherwise they stop it.
 
-    It is for callers that have an option `skip_bad`: the sentence of the error names that option.
+    It is for callers that have an option `skip_bad`: the sentence of the error names that option. A worker process has
+    one of its own for each block, and the main process adds them up in the order of the blocks.
     """
 
     skip: bool
@@ -32,13 +39,25 @@ class Bad:
         return self.reasons.total()
 
     def take(self, line: BadLineError) -> None:
-        """Count a broken line, or raise UserError."""
+        """Count a broken place, or raise UserError."""
         if not self.skip:
             raise UserError(line.what, where=line.where, cure=f"{line.cure}, or pass --skip-bad") from line
         self.reasons[line.reason] += 1
         if len(self.places) < SHOWN_PLACES:
             self.places.append(f"{line.where}: {line.reason}")
 
+    def add(self, other: "Bad") -> None:
+        """Count what another reading, of what stands behind this one, has left out."""
+        self.reasons.update(other.reasons)
+        self.places += other.places[: SHOWN_PLACES - len(self.places)]
+
     def figures(self) -> dict[str, object]:
-        """For the metrics of a stage: lines left out, how many for each reason, where the first few stand."""
+        """For the metrics of a stage: places left out, how many for each reason, where the first few stand."""
         return {"lines": self.lines, "reasons": dict(self.reasons), "places": self.places}
+
+
+def take(line: BadLineError, bad: Bad | None) -> None:
+    """Let `bad` count or refuse a broken place; without it, raise the error as it is."""
+    if bad is None:
+        raise line
+    bad.take(line)

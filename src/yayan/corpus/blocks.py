@@ -4,7 +4,8 @@ Legend: D documents of a block, N tokens of all of them.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as value
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,7 @@ from yayan.corpus.duplicates import exact_key, near_bands
 from yayan.corpus.encoders import Encoder, open_encoder
 from yayan.corpus.read import text_of
 from yayan.corpus.records import Record
+from yayan.corpus.rewriting import Change, rewrite
 from yayan.errors import UserError
 from yayan.template import encode_chats
 from yayan.tokenizer import Tokenizer, load_tokenizer
@@ -32,19 +34,22 @@ class Job:
     """What is done to every record; sent to the workers once."""
 
     tokenizer: Path
-    prove_bytes: int  # how much text there is: whether it pays to open the fastest way to ids
+    text_bytes: int  # how much there is, which decides what pays
     field: str | None = None
     skip_bad: bool = False
     template: str | None = None  # chats are packed with it, documents without
     system: str | None = None
-    cleaning: Cleaning = field(default_factory=Cleaning)
+    cleaning: Cleaning = value(default_factory=Cleaning)
     decontaminator: Decontaminator | None = None
     duplicates: Duplicates | None = None
 
     @property
     def cleans(self) -> bool:
         """Whether documents are dropped for more than being empty."""
-        return bool(self.cleaning.filters or self.decontaminator or self.duplicates)
+        asked = self.cleaning
+        limits = (asked.min_characters, asked.max_characters, asked.max_symbols, asked.max_lost)
+        filters = asked.script or any(limit is not None for limit in limits)
+        return bool(filters or self.decontaminator or self.duplicates)
 
 
 @dataclass(frozen=True)
@@ -53,8 +58,8 @@ class Block:
 
     source: int
     path: Path
-    records: list[Record] = field(default_factory=list)
-    bad: Bad = field(default_factory=lambda: Bad(skip=False))  # what could not be read so far
+    records: list[Record] = value(default_factory=list)
+    bad: Bad = value(default_factory=lambda: Bad(skip=False))  # what could not be read so far
     earlier: bool = False  # nothing to do, the source is copied from an earlier packing
     last: bool = False
 
@@ -78,6 +83,10 @@ class Item:
     chat: Chat | None = None
 
     @property
+    def whole(self) -> str:
+        return "\n".join(self.texts)
+
+    @property
     def excerpt(self) -> str:
         return " ".join("".join(text[:EXCERPT_CHARACTERS] for text in self.texts).split())[
             :EXCERPT_CHARACTERS
@@ -93,17 +102,17 @@ class Packed:
     bad: Bad
     earlier: bool = False
     last: bool = False
-    ids_N: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint32))
+    ids_N: np.ndarray = value(default_factory=lambda: np.empty(0, np.uint32))
     mask_N: np.ndarray | None = None
-    lengths_D: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    characters_D: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    bytes_D: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    lengths_D: np.ndarray = value(default_factory=lambda: np.empty(0, np.int64))
+    characters_D: np.ndarray = value(default_factory=lambda: np.empty(0, np.int64))
+    bytes_D: np.ndarray = value(default_factory=lambda: np.empty(0, np.int64))
     # Where duplicates are looked for:
-    exact_D: list[int] = field(default_factory=list)
+    exact_D: list[int] = value(default_factory=list)
     near_D: np.ndarray | None = None
-    heads_D: list[tuple[int, str]] = field(default_factory=list)  # line and excerpt
-    dropped: list[Dropped] = field(default_factory=list)
-    rewritten: Tally = field(default_factory=Tally)
+    heads_D: list[tuple[int, str]] = value(default_factory=list)  # line and excerpt
+    dropped: list[Dropped] = value(default_factory=list)
+    rewritten: Tally = value(default_factory=Tally)
 
 
 class Packer:
@@ -113,13 +122,15 @@ class Packer:
         self.job = job
         self.cleaner = Cleaner(job.cleaning)
         self.tokenizer: Tokenizer = load_tokenizer(job.tokenizer)
-        self.encoder: Encoder = open_encoder(job.tokenizer, prove_bytes=job.prove_bytes)
+        self.encoder: Encoder = open_encoder(job.tokenizer, self.tokenizer, text_bytes=job.text_bytes)
 
     def pack(self, block: Block) -> Packed:
         packed = Packed(block.source, len(block.records), block.bad, block.earlier, block.last)
         if not block.records:
             return packed
         items = list(self._cleaned(self._items(block, packed), block.path, packed))
+        if self.job.decontaminator:
+            items = self._unseen(items, self.job.decontaminator, packed)
         if self.job.template is None:
             self._encode_documents(items, packed)
         else:
@@ -127,7 +138,7 @@ class Packer:
         packed.characters_D = np.array([sum(map(len, item.texts)) for item in items], np.int64)
         packed.bytes_D = np.array([sum(len(t.encode()) for t in item.texts) for item in items], np.int64)
         if self.job.duplicates:
-            whole = ["\n".join(item.texts) for item in items]
+            whole = [item.whole for item in items]
             packed.exact_D = [exact_key(text) for text in whole]
             packed.near_D = near_bands(whole) if self.job.duplicates == "near" else None
             packed.heads_D = [(item.line, item.excerpt) for item in items]
@@ -153,22 +164,32 @@ class Packer:
 
     def _cleaned(self, items: Iterator[Item], path: Path, packed: Packed) -> Iterator[Item]:
         for item in items:
-            before = item.excerpt
-            texts = []
-            for text in item.texts:
-                rewritten, steps = self.cleaner.rewrite(text)
-                for name, example in steps:
-                    packed.rewritten.add(name, f"{path.name}:{item.line}: {example}")
-                texts.append(rewritten)
-            item.texts = texts
-            whole = "\n".join(texts)
-            reason = self.cleaner.refuse(whole)
-            if reason is None and self.job.decontaminator and (match := self.job.decontaminator.find(whole)):
-                reason = ("evaluation", f"it shares “{match.words}” with {match.place}")
-            if reason is None:
+            if self.cleaner.steps:
+                changes: dict[str, Change] = {}
+                for i, text in enumerate(item.texts):
+                    item.texts[i], found = rewrite(text, self.cleaner.steps)
+                    changes |= {change.step: change for change in found}
+                for name, change in changes.items():
+                    shown = f"{path.name}:{item.line}: “{change.before}” became “{change.after}”"
+                    packed.rewritten.add(name, shown)
+            if objection := self.cleaner.objection(item.whole):
+                packed.dropped.append(Dropped(item.line, *objection, item.excerpt))
+            elif item.whole.strip():
                 yield item
             else:
-                packed.dropped.append(Dropped(item.line, *reason, before))
+                packed.dropped.append(Dropped(item.line, "blank", "nothing is left of it", ""))
+
+    @staticmethod
+    def _unseen(items: list[Item], known: Decontaminator, packed: Packed) -> list[Item]:
+        """The items that share no long n-gram with the evaluation sets."""
+        kept = []
+        for item, match in zip(items, known.find_all([item.whole for item in items]), strict=True):
+            if match is None:
+                kept.append(item)
+            else:
+                because = f"it shares {match.pieces} words or characters with {match.place}"
+                packed.dropped.append(Dropped(item.line, "evaluation", because, match.shared))
+        return kept
 
     def _encode_documents(self, items: Sequence[Item], packed: Packed) -> None:
         """`BOS text EOS`, without the BOS where the tokenizer has none."""
@@ -203,7 +224,8 @@ class Packer:
             if isinstance(result, UserError):
                 assert item.chat is not None
                 where = f"{item.chat.source}:{item.line}"
-                packed.bad.take(BadLineError("template", result.what, where=where, cure=result.cure))
+                what = str(result).removesuffix(".")
+                packed.bad.take(BadLineError("template", what, where=where, cure="mend or remove it"))
                 continue
             kept.append(item)
             ids.append(np.array(result[0], np.uint32))

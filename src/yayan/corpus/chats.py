@@ -72,7 +72,9 @@ def _turns(row: dict[str, Any], where: str) -> list[Any]:
             return system + row[name]
     missing = [name for name in ("instruction", "output") if name not in row]
     if missing:
-        what = f"there is neither 'messages' nor {' nor '.join(map(repr, missing))}, there are {names_of(row)}"
+        what = (
+            f"there is neither 'messages' nor {' nor '.join(map(repr, missing))}, there are {names_of(row)}"
+        )
         cure = "write 'messages', a list of role and content"
         raise BadLineError("no messages", what, where=where, cure=cure)
     question = check_text(row["instruction"], "instruction", where)

@@ -107,11 +107,11 @@ class Cleaner:
     def clean(self, text: str) -> Cleaned:
         """Rewrite a text, then ask the filters about what came of it; the first that objects drops it."""
         text, changes = rewrite(text, self.steps) if self.steps else (text, [])
-        if objection := self._objection(text):
+        if objection := self.objection(text):
             return Cleaned(None, changes, *objection)
         return Cleaned(text, changes)
 
-    def _objection(self, text: str) -> tuple[str, str] | None:
+    def objection(self, text: str) -> tuple[str, str] | None:
         """The first filter that drops a text, and why."""
         asked = self.cleaning
         lost = 0 if asked.max_lost is None else sum(len(sign) * text.count(sign) for sign in LOST)

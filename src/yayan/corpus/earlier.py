@@ -1,4 +1,4 @@
-"""Sources that an earlier packing holds already: the same file, packed in the same way, is copied and not made again."""
+"""Sources that an earlier packing holds already: the same file, packed in the same way, is copied."""
 
 import json
 from collections.abc import Iterator
@@ -60,7 +60,8 @@ def find_earlier(folder: Path, settings: str) -> Earlier | None:
         return None
     if shards.index.get("settings") != settings:
         return None
-    spans, document, token = {}, 0, 0
+    spans: dict[str, Span] = {}
+    document = token = 0
     for number, entry in enumerate(shards.index["sources"]):
         counts = Counts.from_json(entry)
         spans.setdefault(entry["sha256"], Span(number, document, token, counts))

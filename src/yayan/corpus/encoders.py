@@ -1,7 +1,7 @@
 """The fastest way from text to the very ids of a tokenizer, in one thread: sentencepiece, tiktoken, or tokenizers.
 
-All give the ids of `Tokenizer.encode`: a way is taken only where that is known, and a text of which it is not known goes
-to `tokenizers` itself.
+All give the ids of `Tokenizer.encode`: a way is taken only where that is known, and a text of which it is not known
+goes to `tokenizers` itself.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,13 @@ import sentencepiece
 from yayan.corpus.shards import DTYPES, dtype_of
 from yayan.corpus.tiktoken_bpe import TiktokenBpe, open_tiktoken
 from yayan.errors import UserError
-from yayan.tokenizer import Tokenizer, convert_sentencepiece, deciding_hash, load_tokenizer, read_sentencepiece
+from yayan.tokenizer import (
+    Tokenizer,
+    convert_sentencepiece,
+    deciding_hash,
+    load_tokenizer,
+    read_sentencepiece,
+)
 
 PROOF_PAYS_BYTES = 32 << 20  # of text: a proof takes three seconds, in which tokenizers cut about 10 MB
 
@@ -64,7 +70,9 @@ class Tiktoken:
         parts = []
         for text in texts:
             ids = self.bpe.encode(text)
-            parts.append(self.native.encode_batch([text])[0] if ids is None else ids.astype(self.native.dtype))
+            parts.append(
+                self.native.encode_batch([text])[0] if ids is None else ids.astype(self.native.dtype)
+            )
         return joined(parts, self.native.dtype)
 
 

@@ -7,19 +7,20 @@ import lzma
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, cast
-
-import pyarrow
 
 from yayan import lineage
 from yayan.errors import UserError
 
 KINDS = (".txt", ".jsonl", ".json", ".parquet", ".csv", ".tsv")
 CHAT_KINDS = (".jsonl", ".json", ".parquet", ".csv", ".tsv")
+SNIFFED_BYTES = 1 << 16
 PACKED_KINDS = (".parquet",)  # compressed inside, and not to be read from the front
-COMPRESSIONS = (".gz", ".xz", ".zst", ".bz2")
-BROKEN = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, pyarrow.ArrowException)
+OPENERS: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open, ".zst": None, ".bz2": bz2.open}
+MAGIC = {b"\x1f\x8b": ".gz", b"\xfd7zXZ\0": ".xz", b"\x28\xb5\x2f\xfd": ".zst", b"BZh": ".bz2"}
+BROKEN = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
 
 
 def text_files(paths: Iterable[Path], kinds: Sequence[str] = KINDS) -> list[Path]:
@@ -35,21 +36,24 @@ def text_files(paths: Iterable[Path], kinds: Sequence[str] = KINDS) -> list[Path
         elif not path.exists():
             raise UserError("there is no such file or folder", where=path, cure="check the path")
         elif kind_of(path) not in kinds:
-            cure = f"it must end in {names}, with {', '.join(COMPRESSIONS)} behind it if it is compressed"
+            cure = f"it must end in {names}, with {', '.join(OPENERS)} behind it if it is compressed"
             raise UserError("this kind of file is not read", where=path, cure=cure)
         else:
             files.append(path)
     if not files:
         raise UserError("no file was named", cure="name files or folders of texts")
     for file in files:
-        if file.suffix in COMPRESSIONS and kind_of(file) in PACKED_KINDS:
-            raise UserError("a parquet file inside another compression is not read", where=file, cure="unpack it")
+        if file.suffix in OPENERS and kind_of(file) in PACKED_KINDS:
+            raise UserError(
+                "a parquet file inside another compression is not read", where=file, cure="unpack it"
+            )
     return files
 
 
+@lru_cache(maxsize=4096)
 def kind_of(path: Path) -> str:
     """`.jsonl` for `a.jsonl` and `a.jsonl.xz`."""
-    return Path(path.stem).suffix if path.suffix in COMPRESSIONS else path.suffix
+    return Path(path.stem).suffix if path.suffix in OPENERS else path.suffix
 
 
 @contextmanager
@@ -57,13 +61,38 @@ def open_bytes(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
     """The bytes of a file out of its compression, and the file itself, whose `tell` says how much of it was read."""
     with path.open("rb") as file:
         if path.suffix == ".zst":
+            import pyarrow  # 0.2 s, which most readings need not spend
+
             # pyarrow's reader says where a file was cut off, and reads on over the end of a frame
             stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(file, "r"), "zstd")
             yield io.BufferedReader(stream), file
             return
-        openers: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
-        opener = openers.get(path.suffix)
+        opener = OPENERS.get(path.suffix)
         yield cast(IO[bytes], opener(file, "rb") if opener else file), file
+
+
+def sniff(path: Path) -> str:
+    """The suffix that a file without a name should have, such as `.jsonl.gz`, from how it begins.
+
+    A text that begins with `{` is taken for JSON lines, one with `[` for JSON, any other one for plain text.
+    """
+    with path.open("rb") as stream:
+        start = stream.read(SNIFFED_BYTES)
+    if start.startswith(b"PAR1"):
+        return ".parquet"
+    compression = next((suffix for magic, suffix in MAGIC.items() if start.startswith(magic)), "")
+    if compression:
+        named = path.with_name(path.name + compression)
+        named.symlink_to(path)
+        try:
+            with open_bytes(named) as (plain, _):
+                start = plain.read(SNIFFED_BYTES)
+        except (OSError, *BROKEN):
+            start = b""  # whoever reads it will say what is wrong
+        finally:
+            named.unlink()
+    first = start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    return {b"{": ".jsonl", b"[": ".json"}.get(first, ".txt") + compression
 
 
 def is_broken(error: BaseException) -> bool:

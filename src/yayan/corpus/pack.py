@@ -4,17 +4,19 @@ import dataclasses
 import hashlib
 import json
 import os
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from yayan.corpus.blocks import Duplicates, Job
-from yayan.corpus.clean import Cleaning, Rewriting
-from yayan.corpus.decontaminate import NGRAM, Decontaminator
+from yayan.corpus.clean import Cleaning
+from yayan.corpus.decontaminate import DEFAULT_CHARACTERS, DEFAULT_WORDS, Decontaminator, record_text
 from yayan.corpus.earlier import find_earlier
-from yayan.corpus.files import CHAT_KINDS, KINDS, text_files
+from yayan.corpus.files import CHAT_KINDS, kind_of, text_files
 from yayan.corpus.packing import Packing, pack_files
-from yayan.corpus.records import Split, records
+from yayan.corpus.read import object_of, text_of
+from yayan.corpus.records import Records, Split
 from yayan.corpus.report import metrics_of, tell
 from yayan.errors import UserError
 from yayan.model.folder import TEMPLATE_FILE
@@ -47,8 +49,14 @@ class Pack(Stage):
     """Jinja file to render chats with, instead of the tokenizer's own, or of Llama-2's where it has none."""
     skip_bad: bool = False
     """Leave out lines that cannot be read, and chats that the template does not fit, and count them."""
-    rewrite: list[Rewriting] = dataclasses.field(default_factory=list)
-    """How texts are rewritten first: mojibake mended, nfc or nfkc, control characters out, simplified characters."""
+    mojibake: bool = False
+    """Mend text whose UTF-8 was once read as Latin-1 or the like (ftfy)."""
+    control: bool = False
+    """Take out control characters, zero-width and direction marks, private use; end lines alike."""
+    normal_form: Literal["nfc", "nfkc"] | None = None
+    """Unicode normal form. For Chinese take nfc: nfkc also turns full-width commas into ASCII ones."""
+    simplified: bool = False
+    """Turn traditional characters into simplified ones (OpenCC)."""
     min_characters: int | None = None
     """Drop documents with fewer characters."""
     max_characters: int | None = None
@@ -56,15 +64,19 @@ class Pack(Stage):
     max_symbols: float | None = None
     """Drop documents in which more than this share of the characters are symbols: no letter, digit or space."""
     script: list[Script] = dataclasses.field(default_factory=list)
-    """Scripts of the language that is wanted, for --min-script."""
-    min_script: float | None = None
+    """Drop documents that are not written in these scripts: see --min-script."""
+    min_script: float = 0.5
     """Drop documents in which less than this share of the letters belongs to the scripts."""
+    max_lost: float | None = None
+    """Drop documents in which more than this share of the characters was lost to a wrong encoding."""
     duplicates: Duplicates | None = None
     """Drop documents that were there before: exact ones, or near ones as well (MinHash)."""
     decontaminate: list[InputPath] = dataclasses.field(default_factory=list)
     """Evaluation sets: documents that share long n-grams with them are dropped and listed."""
-    ngram: int = NGRAM
-    """Length of these n-grams, in words, or characters where a script has no spaces."""
+    shared_characters: int = DEFAULT_CHARACTERS
+    """Length of these n-grams in texts of a script without spaces."""
+    shared_words: int = DEFAULT_WORDS
+    """Length of these n-grams in other texts."""
     workers: int | None = None
     """Processes that do the work (none: one for each core)."""
 
@@ -93,11 +105,11 @@ class Pack(Stage):
     def run(self, work: Path) -> dict[str, object]:
         files, tokenizer = self.files(), load_tokenizer(self.tokenizer)
         template = choose_template(tokenizer, self.chat_template) if self.chats else None
-        evaluation = evaluation_of(self.decontaminate, self.ngram)
+        evaluation = evaluation_of(self.decontaminate, self.shared_characters, self.shared_words)
         size = sum(file.stat().st_size for file in files)
         job = Job(
             tokenizer=self.tokenizer,
-            prove_bytes=size,
+            text_bytes=size,
             field=self.field,
             skip_bad=self.skip_bad,
             template=template,
@@ -143,17 +155,21 @@ def choose_template(tokenizer: Tokenizer, path: Path | None) -> str:
         raise UserError(f"the chat template cannot be read, {error}", where=path) from error
 
 
-def evaluation_of(paths: list[Path], ngram: int) -> Decontaminator | None:
+def evaluation_of(paths: list[Path], characters: int, words: int) -> Decontaminator | None:
     """The n-grams of evaluation sets; None if there are no sets."""
     if not paths:
         return None
 
     def texts() -> Iterator[tuple[str, str]]:
         for file in text_files(paths):
-            for record in records(file, "line"):
-                yield f"{file.name}:{record.line}", all_text(record)
+            for record in Records(file, "line"):
+                place = f"{file.name}:{record.line}"
+                if kind_of(file) == ".txt":
+                    yield place, text_of(record, file, None, None) or ""
+                else:
+                    yield place, record_text(object_of(record, place))
 
-    return Decontaminator(texts(), ngram)
+    return Decontaminator(texts(), characters, words)
 
 
 def settings_of(job: Job, tokenizer: Tokenizer, split: Split) -> str:
@@ -167,7 +183,9 @@ def settings_of(job: Job, tokenizer: Tokenizer, split: Split) -> str:
         "template": job.template,
         "system": job.system,
         "cleaning": dataclasses.asdict(job.cleaning),
-        "evaluation": job.decontaminator and job.decontaminator.sha256,
+        "evaluation": None
+        if job.decontaminator is None
+        else hashlib.sha256(pickle.dumps(job.decontaminator)).hexdigest(),
         "duplicates": job.duplicates,
     }
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()

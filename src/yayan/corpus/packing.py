@@ -16,10 +16,10 @@ from yayan import lineage
 from yayan.corpus.bad import Bad
 from yayan.corpus.blocks import Block, Dropped, Job, Packed, pack_block, prepare
 from yayan.corpus.counts import Counts, total
-from yayan.corpus.duplicates import Seen
 from yayan.corpus.earlier import Earlier
 from yayan.corpus.journal import Journal, Place
-from yayan.corpus.records import Record, Split, records
+from yayan.corpus.records import Record, Records, Split
+from yayan.corpus.seen import Seen
 from yayan.corpus.shards import DROPPED_NAME, ShardWriter, holds, open_at
 from yayan.errors import UserError
 from yayan.progress import Progress
@@ -67,9 +67,8 @@ def read_blocks(packing: Packing, hashes: Sequence[str], place: Place) -> Iterat
             yield Block(number, path, earlier=True, last=True)
             continue
         bad = Bad(packing.job.skip_bad)
-        found = records(path, packing.split, bad)
-        if number == place.source:
-            found = islice(found, place.records, None)
+        reading = Records(path, packing.split, bad, packing.job.field)
+        found = islice(reading, place.records if number == place.source else 0, None)
         block, size = Block(number, path, bad=Bad(bad.skip)), 0
         for record in found:
             block.records.append(record)

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 import ijson
-import pyarrow.parquet
 
 from yayan.corpus.bad import Bad, BadLineError
-from yayan.corpus.files import is_broken, kind_of, open_bytes
+from yayan.corpus.files import BROKEN, is_broken, kind_of, open_bytes
 from yayan.errors import UserError
 
 LONGEST_RECORD_BYTES = 64 << 20
@@ -44,7 +43,9 @@ class Records:
     opened.
     """
 
-    def __init__(self, path: Path, split: Split = "paragraph", bad: Bad | None = None, field: str | None = None) -> None:
+    def __init__(
+        self, path: Path, split: Split = "paragraph", bad: Bad | None = None, field: str | None = None
+    ) -> None:
         """`field`: the only one that is needed, where others need not be read."""
         self.path, self.split, self.bad, self.field = path, split, bad, field
         self.number = 0  # of the line or record that is read
@@ -74,10 +75,12 @@ class Records:
                     yield from (Record(number, raw) for number, raw in self._lines(stream))
         except UserError:
             raise
-        except (*_FORMAT_ERRORS, *_READ_ERRORS) as error:
+        except _ERRORS as error:
             if isinstance(error, OSError) and not is_broken(error):
                 reason = error.strerror or str(error)
-                raise UserError(f"the file cannot be read, {reason}", where=self.path, cure="copy it again") from error
+                raise UserError(
+                    f"the file cannot be read, {reason}", where=self.path, cure="copy it again"
+                ) from error
             what = f"the file is broken, {' '.join(str(error).split()) or type(error).__name__}"
             self._refuse("broken file", what, self.number + 1, "copy it again")
 
@@ -88,7 +91,11 @@ class Records:
         self.bad.take(error)
 
     def _too_long(self, what: str, line: int) -> None:
-        size = f"{LONGEST_RECORD_BYTES >> 20} MB" if LONGEST_RECORD_BYTES >> 20 else f"{LONGEST_RECORD_BYTES} bytes"
+        size = (
+            f"{LONGEST_RECORD_BYTES >> 20} MB"
+            if LONGEST_RECORD_BYTES >> 20
+            else f"{LONGEST_RECORD_BYTES} bytes"
+        )
         self._refuse("too long", f"this {what} has more than {size}", line, "cut it into documents")
 
     def _lines(self, stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
@@ -152,6 +159,8 @@ class Records:
                 self._refuse("wrong number of fields", what, line, "mend or remove it")
 
     def _parquet(self, stream: IO[bytes]) -> Iterator[Record]:
+        import pyarrow.parquet  # 0.2 s, which most readings need not spend
+
         table = pyarrow.parquet.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
         columns = [self.field] if self.field in table.schema_arrow.names else None
         for batch in table.iter_batches(PARQUET_ROWS, columns=columns, use_threads=False):
@@ -171,8 +180,8 @@ class _Peeked(io.BufferedReader):
         self.first = head.lstrip()[:1]
 
 
-_FORMAT_ERRORS = (ijson.JSONError, csv.Error, pyarrow.ArrowException)
-_READ_ERRORS = (EOFError, OSError, ValueError)
+# Arrow's and UTF-8's errors are ValueErrors
+_ERRORS = (ijson.JSONError, csv.Error, OSError, ValueError, *BROKEN)
 
 
 def _is_blank(raw: bytes) -> bool:

@@ -1,11 +1,11 @@
 """A byte-level BPE in tiktoken, where it can be proven that it gives the same ids.
 
-The two libraries differ in the rule: `tokenizers` joins the neighbours whose *pair* stands first in a list, tiktoken those
-whose *union* has the lowest rank. Let a union R have the rank r of its pair. As long as both have done the same, a span
-of the text with the bytes of R, whose borders no merge has crossed, is cut as R alone is cut by the merges before r: merges
-inside it do not depend on what stands around. If that leaves just the pair that the list has for R, both join it, and there
-is no other pair that tiktoken could take for R. If it leaves something else, R can be made by neither and is not given to
-tiktoken. So one look at every token decides for all texts.
+The two libraries differ in the rule: `tokenizers` joins the neighbours whose *pair* stands first in a list, tiktoken
+those whose *union* has the lowest rank. Let a union R have the rank r of its pair. As long as both have done the
+same, a span of the text with the bytes of R, whose borders no merge has crossed, is cut as R alone is cut by the
+merges before r: merges inside it do not depend on what stands around. If that leaves just the pair that the list has
+for R, both join it, and there is no other pair that tiktoken could take for R. If it leaves something else, R can be
+made by neither and is not given to tiktoken. So one look at every token decides for all texts.
 
 The pre-tokenizers may know different versions of Unicode: every character is tried in five surroundings, and texts with
 one that is cut differently, or that is not assigned, are left to `tokenizers`.
@@ -33,11 +33,16 @@ class TiktokenBpe:
     """`encode` of a text: ids uint32, or None where the text must go to `tokenizers`."""
 
     def __init__(
-        self, ranks: Mapping[bytes, int], ids_R: np.ndarray, pattern: str, left_alone: Iterable[re.Pattern], nfc: bool
+        self,
+        ranks: Mapping[bytes, int],
+        ids_R: np.ndarray,
+        pattern: str,
+        left_alone: Iterable[re.Pattern],
+        nfc: bool,
     ) -> None:
         """`ids_R`: the id of each rank. `left_alone`: texts in which one of them is found are not encoded."""
-        names = {"name": "yayan", "pat_str": pattern}
-        self._core = tiktoken.Encoding(**names, mergeable_ranks=dict(ranks), special_tokens={})._core_bpe
+        encoding = tiktoken.Encoding("bpe", pat_str=pattern, mergeable_ranks=dict(ranks), special_tokens={})
+        self._core = encoding._core_bpe
         self.ids_R, self.left_alone, self.nfc = ids_R, list(left_alone), nfc
 
     def encode(self, text: str) -> np.ndarray | None:
@@ -49,7 +54,9 @@ class TiktokenBpe:
             ranks = self._core.encode_to_tiktoken_buffer(text, set())
         except (KeyboardInterrupt, SystemExit, MemoryError):
             raise
-        except BaseException:  # its regular expressions run out of stack on long runs; a panic is no Exception
+        except (
+            BaseException
+        ):  # its regular expressions run out of stack on long runs; a panic is no Exception
             return None
         return self.ids_R[np.frombuffer(ranks, np.uint32)]
 
@@ -63,7 +70,9 @@ def open_tiktoken(tokenizer: Tokenizer) -> TiktokenBpe | None:
         return None
     if model.get("dropout") or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         return None
-    ranks, ids = proven_ranks(model["vocab"], list(map(tuple, model["merges"])), bool(model.get("ignore_merges")))
+    ranks, ids = proven_ranks(
+        model["vocab"], list(map(tuple, model["merges"])), bool(model.get("ignore_merges"))
+    )
     if ranks is None:
         return None
     added = [token["content"] for token in parts["added_tokens"] if not token["special"]]
@@ -83,7 +92,9 @@ def proven_ranks(
     nothing: tuple[None, list[int]] = (None, [])
     letters = [letter for letter in vocab if len(letter) == 1]
     if not all(letter in BYTE_OF for token in vocab for letter in token if token not in letters):
-        vocab = {token: number for token, number in vocab.items() if all(letter in BYTE_OF for letter in token)}
+        vocab = {
+            token: number for token, number in vocab.items() if all(letter in BYTE_OF for letter in token)
+        }
     pairs: dict[bytes, list[tuple[int, bytes, bytes]]] = {}
     as_bytes = {token: bytes(BYTE_OF[letter] for letter in token) for token in vocab}
     id_of = {raw: vocab[token] for token, raw in as_bytes.items()}

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from yayan.corpus.read import OPENERS, kind_of
+from yayan.corpus.files import kind_of, open_bytes
 from yayan.errors import UserError
 from yayan.evaluate.subjects import CEVAL_SUBJECTS
 
@@ -120,7 +120,7 @@ def csv_rows(path: Path) -> Iterator[tuple[dict, str]]:
 
 def jsonl_rows(path: Path) -> Iterator[tuple[dict, str]]:
     try:
-        with OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8") as stream:
+        with open_bytes(path) as (stream, _):
             for number, line in enumerate(stream, 1):
                 row = json.loads(line)
                 if not isinstance(row, dict):

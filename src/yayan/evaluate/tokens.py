@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from yayan.corpus.bad import Bad
-from yayan.corpus.read import Document, documents, text_files
+from yayan.corpus.files import text_files
+from yayan.corpus.read import Document, documents
 from yayan.errors import UserError
 from yayan.evaluate import cuts
 from yayan.evaluate.dead import Census, take_census

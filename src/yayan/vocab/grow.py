@@ -51,7 +51,7 @@ class Grow(Stage):
     """How new rows of the output end start, if not as those of the input end."""
     corpus: list[InputPath] | None = None
     """Files or folders of documents, for weighted_mean_of_pieces and similar."""
-    field: str = "text"
+    field: str | None = None
     """Name of the text in a .jsonl object of the corpus."""
     shape: dict[str, int] | None = None
     """Sizes of a new model: hidden 256, layers 4, heads 4, feed_forward 768, positions 512, tied 0 (or 1)."""

@@ -15,7 +15,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from yayan.corpus.read import documents, text_files
+from yayan.corpus.files import text_files
+from yayan.corpus.read import documents
 from yayan.errors import UserError
 from yayan.progress import Progress
 from yayan.tokenizer import Tokenizer
@@ -179,7 +180,7 @@ def rarities(documents: Iterable[Sequence[int]], size: int) -> np.ndarray:
     return (RARITY / (RARITY + share_V)).astype(np.float32)
 
 
-def sample_texts(corpus: Iterable[Path], field: str) -> list[str]:
+def sample_texts(corpus: Iterable[Path], field: str | None) -> list[str]:
     """Beginnings of documents from all over the corpus. Raises UserError for a corpus without text."""
     sample = Sample(most_characters=SAMPLE_CHARACTERS)
     with Progress("sample the corpus", unit="docs") as bar:

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from yayan.corpus.bad import Bad
-from yayan.corpus.read import documents, text_files
+from yayan.corpus.files import text_files
+from yayan.corpus.read import documents
 from yayan.errors import UserError
-from yayan.stage import InputPath, Stage, sample_path
+from yayan.inputs import sample_path
+from yayan.stage import InputPath, Stage
 from yayan.tokenizer import load_tokenizer
 from yayan.vocab.base import Base
 from yayan.vocab.bases import open_base
@@ -48,7 +50,7 @@ class Vocab(Stage):
     """Tokenizer or model folder (or one file of a tokenizer) to continue; without it a new tokenizer is learnt."""
     corpus: list[InputPath]
     """Files or folders of documents to learn from; each is a source with a share of its own."""
-    field: str = "text"
+    field: str | None = None
     """Name of the text in a .jsonl object."""
     size: int
     """Ids of the finished tokenizer, those of the base included (with --curve: the largest that is looked at)."""
