@@ -59,7 +59,7 @@ def make_bad_texts(root: Path) -> None:
     (root / "empty.txt").touch()
     (root / "gb.txt").write_bytes("雅言\n标准".encode("gb18030"))
     (root / "broken.jsonl").write_text('{"text": "a"}\n{"text": \n')
-    (root / "other.jsonl").write_text('{"body": "a"}\n')
+    (root / "other.jsonl").write_text('{"n": 1}\n')
     (root / "cut.txt.gz").write_bytes(gzip.compress("\n".join(TEXTS).encode())[:200])
 
 
@@ -96,7 +96,7 @@ CASES = [
     ("vocab --corpus folder --size 600 --out OUT", "folder"),
     ("vocab --corpus gb.txt --size 600 --out OUT", "gb.txt:1"),
     ("pack --tokenizer base --corpus broken.jsonl --out OUT", "broken.jsonl:2"),
-    ("eval bits --model base --text.a other.jsonl --out OUT", "'text'"),
+    ("eval bits --model base --text.a other.jsonl --out OUT", "no field is called text"),
     ("pack --tokenizer base --corpus cut.txt.gz --out OUT", "cut.txt.gz"),
     (
         "vocab --base base --corpus texts.jsonl --size 600 --scripts latin --out OUT",
