@@ -93,6 +93,7 @@ def measure_tokenizer(options: argparse.Namespace, name: str, folder: Path, corp
     """Ours and the peer in turns, then the limit; prints a table."""
     out, grouped = options.out / "shards", options.out / "peer"
     ours, peers = [], []
+    (options.out / "peer.ids").unlink(missing_ok=True)
     for _ in range(options.runs):
         shutil.rmtree(out, ignore_errors=True)
         words = [
@@ -184,17 +185,16 @@ def run_peer(options: argparse.Namespace) -> None:
         seconds = time.monotonic() - begun
         blocks.save_to_disk(str(out / "peer"))
         (out / "peer.json").write_text(json.dumps({"seconds": seconds}))
-        if not (out / "peer.ids").exists() or (out / "peer.of").read_text() != str(folder):
-            write_ids(tokens, out, folder)
+        if not (out / "peer.ids").exists():
+            write_ids(tokens, out)
 
 
-def write_ids(tokens: object, out: Path, folder: Path) -> None:
+def write_ids(tokens: object, out: Path) -> None:
     import numpy as np
 
     with (out / "peer.ids").open("wb") as stream:
         for batch in tokens.iter(1000):  # type: ignore[attr-defined]
             stream.write(np.concatenate([np.array(ids, "<u4") for ids in batch["input_ids"]]).tobytes())
-    (out / "peer.of").write_text(str(folder))
 
 
 def run_limit(options: argparse.Namespace) -> None:

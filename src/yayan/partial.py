@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -77,6 +78,8 @@ def is_full_disk(error: Exception) -> bool:
     """Whether an error says so: by its number, or in the words of a native library (`... (os error 28)`)."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in FULL_DISK
+    if isinstance(error, sqlite3.OperationalError):  # an I/O error: where its index or log could not grow
+        return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
     return any(f"(os error {number})" in str(error) for number in FULL_DISK)
 
 
