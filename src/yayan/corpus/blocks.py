@@ -6,6 +6,7 @@ Legend: D documents of a block, N tokens of all of them.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from dataclasses import field as value
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +18,7 @@ from yayan.corpus.clean import Cleaner, Cleaning
 from yayan.corpus.counts import Tally
 from yayan.corpus.decontaminate import Decontaminator
 from yayan.corpus.duplicates import exact_key, near_bands
-from yayan.corpus.encoders import Encoder, open_encoder
+from yayan.corpus.encoders import Encoder
 from yayan.corpus.read import text_of
 from yayan.corpus.records import Record
 from yayan.corpus.rewriting import Change, rewrite
@@ -34,7 +35,9 @@ class Job:
     """What is done to every record; sent to the workers once."""
 
     tokenizer: Path
-    text_bytes: int  # how much there is, which decides what pays
+    encoder: Encoder
+    bos: int | None
+    eos: int
     field: str | None = None
     skip_bad: bool = False
     template: str | None = None  # chats are packed with it, documents without
@@ -121,8 +124,11 @@ class Packer:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.cleaner = Cleaner(job.cleaning)
-        self.tokenizer: Tokenizer = load_tokenizer(job.tokenizer)
-        self.encoder: Encoder = open_encoder(job.tokenizer, self.tokenizer, text_bytes=job.text_bytes)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """For chats, whose template has special tokens."""
+        return load_tokenizer(self.job.tokenizer)
 
     def pack(self, block: Block) -> Packed:
         packed = Packed(block.source, len(block.records), block.bad, block.earlier, block.last)
@@ -193,8 +199,8 @@ class Packer:
 
     def _encode_documents(self, items: Sequence[Item], packed: Packed) -> None:
         """`BOS text EOS`, without the BOS where the tokenizer has none."""
-        ids_N, lengths_D = self.encoder.encode_batch([item.texts[0] for item in items])
-        bos, eos = self.tokenizer.bos_id, self.tokenizer.eos_id
+        ids_N, lengths_D = self.job.encoder.encode_batch([item.texts[0] for item in items])
+        bos, eos = self.job.bos, self.job.eos
         before = 0 if bos is None else 1
         whole_D = lengths_D.astype(np.int64) + before + 1
         last_D = np.cumsum(whole_D) - 1

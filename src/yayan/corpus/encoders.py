@@ -1,10 +1,13 @@
 """The fastest way from text to the very ids of a tokenizer, in one thread: sentencepiece, tiktoken, or tokenizers.
 
+An encoder is chosen, and proven, once; what it loads is loaded in the process that uses it, to which it is sent.
+
 All give the ids of `Tokenizer.encode`: a way is taken only where that is known, and a text of which it is not known
 goes to `tokenizers` itself.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -22,7 +25,8 @@ from yayan.tokenizer import (
     read_sentencepiece,
 )
 
-PROOF_PAYS_BYTES = 32 << 20  # of text: a proof takes three seconds, in which tokenizers cut about 10 MB
+COMPARISON_PAYS_BYTES = 8 << 20  # of text: to see whether tokenizer.model decides the same takes a second
+PROOF_PAYS_BYTES = 32 << 20  # a proof takes some seconds, in which tokenizers cut about 10 MB
 
 
 class Encoder(Protocol):
@@ -39,8 +43,15 @@ class Native:
 
     name = "tokenizers"
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer, self.dtype = tokenizer, DTYPES[dtype_of(tokenizer.size)]
+    def __init__(self, folder: Path, dtype: np.dtype) -> None:
+        self.folder, self.dtype = folder, dtype
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return load_tokenizer(self.folder)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"folder": self.folder, "dtype": self.dtype}
 
     def encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         return joined([np.array(ids, self.dtype) for ids in self.tokenizer.encode_batch(texts)], self.dtype)
@@ -52,10 +63,17 @@ class SentencePiece:
     name = "sentencepiece"
 
     def __init__(self, model: bytes, dtype: np.dtype) -> None:
-        self.model, self.dtype = sentencepiece.SentencePieceProcessor(model_proto=model), dtype
+        self.model, self.dtype = model, dtype
+
+    @cached_property
+    def processor(self) -> sentencepiece.SentencePieceProcessor:
+        return sentencepiece.SentencePieceProcessor(model_proto=self.model)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"model": self.model, "dtype": self.dtype}
 
     def encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        return joined([np.array(self.model.encode(text), self.dtype) for text in texts], self.dtype)
+        return joined([np.array(self.processor.encode(text), self.dtype) for text in texts], self.dtype)
 
 
 class Tiktoken:
@@ -84,8 +102,8 @@ def joined(parts: Sequence[np.ndarray], dtype: np.dtype) -> tuple[np.ndarray, np
 def open_encoder(folder: Path, tokenizer: Tokenizer | None = None, *, text_bytes: int) -> Encoder:
     """The fastest exact encoder for the tokenizer of a folder. `text_bytes`: how much it will have to do."""
     tokenizer = tokenizer or load_tokenizer(folder)
-    native = Native(tokenizer)
-    if (folder / "tokenizer.model").is_file():
+    native = Native(folder, DTYPES[dtype_of(tokenizer.size)])
+    if text_bytes >= COMPARISON_PAYS_BYTES and (folder / "tokenizer.model").is_file():
         try:
             model = read_sentencepiece(folder)
             if deciding_hash(convert_sentencepiece(model, where=folder)) == tokenizer.sha256:

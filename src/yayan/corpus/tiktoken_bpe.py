@@ -16,6 +16,8 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import tiktoken
@@ -41,9 +43,18 @@ class TiktokenBpe:
         nfc: bool,
     ) -> None:
         """`ids_R`: the id of each rank. `left_alone`: texts in which one of them is found are not encoded."""
-        encoding = tiktoken.Encoding("bpe", pat_str=pattern, mergeable_ranks=dict(ranks), special_tokens={})
-        self._core = encoding._core_bpe
+        self.ranks, self.pattern = dict(ranks), pattern
         self.ids_R, self.left_alone, self.nfc = ids_R, list(left_alone), nfc
+
+    @cached_property
+    def _core(self) -> Any:
+        encoding = tiktoken.Encoding(
+            "bpe", pat_str=self.pattern, mergeable_ranks=self.ranks, special_tokens={}
+        )
+        return encoding._core_bpe
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_core"}
 
     def encode(self, text: str) -> np.ndarray | None:
         if len(text) > LONGEST_CHARACTERS or any(pattern.search(text) for pattern in self.left_alone):
