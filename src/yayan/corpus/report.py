@@ -11,6 +11,7 @@ from rich.table import Table
 from yayan.corpus.counts import Counts, total
 
 SHOWN_SOURCES = 20
+PLAIN_WIDTH = 132  # characters
 
 
 def metrics_of(files: Sequence[Path], counts: Sequence[Counts], targets: int) -> dict[str, Any]:
@@ -37,6 +38,8 @@ def metrics_of(files: Sequence[Path], counts: Sequence[Counts], targets: int) ->
 def tell(metrics: Mapping[str, Any]) -> None:
     """Print the sources, and what became of what did not come through as it was."""
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=PLAIN_WIDTH)  # figures in a log are not to be cut short
     console.print(table_of_sources(metrics))
     for name, title in (("dropped", "left out"), ("rewritten", "rewritten")):
         for what, count in metrics[name].items():
