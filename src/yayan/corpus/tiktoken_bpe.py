@@ -27,6 +27,8 @@ from yayan.tokenizer import Tokenizer
 
 CHARACTERS_AT_ONCE = 64
 MOST_ODD = 4096
+# Without any special token tiktoken looks for the empty text behind every character: 7.9 instead of 11.4 MB/s
+NEVER_THERE = "\U0010fffe\U0010ffff"
 UNTRIED = ("Cn", "Co", "Cs")  # categories: not assigned, private use, surrogates
 LONGEST_CHARACTERS = 1 << 22  # beyond, tiktoken's stack and time are not known
 
@@ -48,8 +50,9 @@ class TiktokenBpe:
 
     @cached_property
     def _core(self) -> Any:
+        special = {NEVER_THERE: len(self.ranks)}
         encoding = tiktoken.Encoding(
-            "bpe", pat_str=self.pattern, mergeable_ranks=self.ranks, special_tokens={}
+            "bpe", pat_str=self.pattern, mergeable_ranks=self.ranks, special_tokens=special
         )
         return encoding._core_bpe
 
@@ -87,6 +90,7 @@ def open_tiktoken(tokenizer: Tokenizer) -> TiktokenBpe | None:
     if ranks is None:
         return None
     added = [token["content"] for token in parts["added_tokens"] if not token["special"]]
+    added += [unicodedata.normalize("NFC", text) for text in added]
     alone = [re.compile("|".join(map(re.escape, added)))] if added else []
     bpe = TiktokenBpe(ranks, np.array(ids, np.uint32), pattern, alone, normaliser is not None)
     odd = odd_characters(bpe, tokenizer)
@@ -119,7 +123,11 @@ def proven_ranks(
     ranks = {raw: rank for rank, raw in enumerate(single)}
     order = sorted(pairs, key=lambda raw: pairs[raw][0][0])
     rank = len(ranks)
+    seen = set(ranks)
     for raw in order:
+        if any(left not in seen or right not in seen for _, left, right in pairs[raw]):
+            return nothing  # a pair before the one that makes its part: the union may be made late
+        seen.add(raw)
         parts = cut(raw, ranks)
         if len(parts) == 2:
             if not any((left, right) == tuple(parts) for _, left, right in pairs[raw]):
