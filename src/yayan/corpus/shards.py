@@ -31,6 +31,7 @@ DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtyp
 NEEDED_KEYS = ("kind", "tokenizer", "dtype", "documents", "tokens", "targets")
 UINT16_IDS = 1 << 16
 LENGTHS_NAME, LENGTHS_DTYPE = ".lengths", np.dtype("<u4")  # until the index is written
+MOST_TOKENS = (1 << 32) - 1  # of one document
 LENGTHS_AT_ONCE = 1 << 16
 BYTES_AT_ONCE = 1 << 20
 
@@ -169,8 +170,8 @@ class Shards:
         if tokenizer is not None and index["tokenizer"] != tokenizer:
             cure = "pack the texts again with the model's tokenizer"
             raise UserError("these shards were packed with another tokenizer", where=folder, cure=cure)
-        if not len(lengths) or len(lengths) != index["documents"] or not lengths.all():
-            what = f"of {index['documents']} documents' lengths {np.count_nonzero(lengths)} can be read"
+        if not len(lengths) or len(lengths) != index["documents"]:
+            what = f"of {index['documents']} documents' lengths {len(lengths)} can be read"
             raise UserError(what, where=folder / INDEX_NAME, cure="pack the texts again")
         tokens = int(lengths.sum(dtype=np.int64))
         ids = _map(folder / IDS_NAME, DTYPES[index["dtype"]], tokens)
@@ -210,7 +211,7 @@ def _read_index(path: Path) -> tuple[dict, np.ndarray]:
 
 
 def _read_lengths(text: bytes, begin: int, end: int) -> np.ndarray:
-    """The numbers between two places of a text, up to what is no number there."""
+    """The numbers between two places of a text, up to what is no length there."""
     pieces = [np.empty(0, np.uint32)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -219,9 +220,12 @@ def _read_lengths(text: bytes, begin: int, end: int) -> np.ndarray:
             if stop < begin:
                 break
             try:
-                pieces.append(np.fromstring(text[begin:stop], np.uint32, sep=","))
+                numbers = np.fromstring(text[begin:stop], np.int64, sep=",")
             except (ValueError, DeprecationWarning):
                 break
+            if numbers.min(initial=1) < 1 or numbers.max(initial=1) > MOST_TOKENS:
+                break
+            pieces.append(numbers.astype(np.uint32))
             begin = stop + 1
     return np.concatenate(pieces)
 
