@@ -43,6 +43,6 @@ def test_no_more_is_begun_than_was_asked_and_no_thread_stays() -> None:
     answers = ahead(lambda number: begun.append(number), numbered(count()), 2)
     next(answers)
     assert threading.active_count() > before
-    answers.close()  # type: ignore[attr-defined]
+    answers.close()
     assert threading.active_count() == before
     assert len(begun) <= 3

@@ -1,20 +1,26 @@
 """Batches: every token a target exactly once an epoch, nothing seen across documents, resumed as if never stopped."""
 
 import json
+import threading
 from collections import Counter
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests.tiny import make_model
 from yayan.corpus.batches import IGNORED, Batch, Mixture, Source
 from yayan.corpus.shards import Shards
 from yayan.errors import UserError
+from yayan.model.ends import TwoEnds
+from yayan.model.load import load_model
+from yayan.train.loop import autocast
 
 PAD = 7_777_777
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=30).filter(lambda lengths: max(lengths) > 1)
@@ -101,21 +107,83 @@ def test_a_sequence_is_made_of_pieces_that_begin_at_position_0(
                 assert len(set(document[ids[start] : targets[end - 1] + 1])) == 1
 
 
+def same_batch(one: Batch, other: Batch) -> None:
+    for name, array in vars(one).items():
+        np.testing.assert_array_equal(array, getattr(other, name))
+
+
+RANKS = st.sampled_from([(1, 1), (2, 2), (2, 1), (3, 3), (4, 2), (6, 3), (6, 6), (6, 1)])  # batch size, ranks
+
+
 @settings(max_examples=100, deadline=None)
-@given(LENGTHS, LENGTHS, st.integers(1, 12), st.integers(1, 4), st.integers(0, 12), st.integers(0, 3))
-def test_resumed_is_uninterrupted(
-    one: list[int], two: list[int], sequence_length: int, batch: int, stop: int, seed: int
+@given(LENGTHS, LENGTHS, st.integers(1, 12), RANKS, st.integers(0, 2), st.integers(0, 12), st.integers(0, 3))
+def test_resumed_is_uninterrupted_whatever_the_ranks_and_workers(
+    one: list[int],
+    two: list[int],
+    sequence_length: int,
+    batch_and_ranks: tuple[int, int],
+    workers: int,
+    stop: int,
+    seed: int,
 ) -> None:
+    batch, ranks = batch_and_ranks
+
     def build() -> Mixture:
         return mix([make_shards(one), make_shards(two)], [0.8, 0.2], sequence_length, batch, seed)
 
     whole = list(islice(build().batches(), stop + 9))
-    state = whole[stop - 1][1] if stop else None
-    resumed = list(islice(build().batches(json.loads(json.dumps(state))), 9))
-    for (wanted, wanted_state), (found, found_state) in zip(whole[stop:], resumed, strict=True):
-        assert wanted_state == found_state
-        for name in ("ids", "targets", "positions"):
-            np.testing.assert_array_equal(getattr(wanted, name), getattr(found, name))
+    state = json.loads(json.dumps(whole[stop - 1][1])) if stop else None
+    streams = [build().batches(state, rank=rank, ranks=ranks, workers=workers) for rank in range(ranks)]
+    for (wanted, wanted_state), *parts in zip(whole[stop:], *streams, strict=False):
+        assert all(found_state == wanted_state for _, found_state in parts)
+        assert all(len(part.ids) == batch // ranks for part, _ in parts)
+        arrays = [np.concatenate([getattr(part, name) for part, _ in parts]) for name in vars(wanted)]
+        same_batch(wanted, Batch(*arrays))
+
+
+def test_of_two_streams_of_one_mixture_neither_disturbs_the_other() -> None:
+    mixture = mix([make_shards([9, 4, 30, 12, 7] * 9)], [1], 8)
+    wanted = [batch for batch, _ in islice(mixture.batches(), 40)]
+    for one, other, batch in zip(mixture.batches(), mixture.batches(workers=2), wanted, strict=False):
+        same_batch(one[0], batch)
+        same_batch(other[0], batch)
+
+
+def test_workers_pass_errors_on_and_end_with_the_stream() -> None:
+    shards = make_shards([9, 4, 30, 12, 7] * 9)
+    with closing(mix([shards], [1], 8).batches(workers=2)) as stream:
+        next(stream)
+        assert threading.active_count() > 1
+    assert threading.active_count() == 1
+    shards.ids.resize(150, refcheck=False)  # as if the file were shorter than its index
+    with pytest.raises(ValueError, match="broadcast"):
+        list(islice(mix([shards], [1], 8).batches(workers=2), 100))
+    assert threading.active_count() == 1
+
+
+def test_a_state_of_other_data_is_refused() -> None:
+    def build(**changes: Any) -> Mixture:
+        options: dict[str, Any] = {"shards": [make_shards([5, 9]), make_shards([6])], "shares": [8, 2]}
+        options |= {"sequence_length": 8, "batch_size": 2, "seed": 0, "pad_id": PAD} | changes
+        return Mixture(options.pop("shards"), options.pop("shares"), **options)
+
+    state = next(build().batches())[1]
+    build(shares=[0.8, 0.2]).batches(state)
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"sequence_length": 9}, "with another sequence length, 8 and not 9"),
+        ({"batch_size": 4}, "with another batch size, 2 and not 4"),
+        ({"seed": 1}, "with another seed, 0 and not 1"),
+        ({"shares": [7, 3]}, r"with other shares, \[0.8, 0.2\] and not \[0.7, 0.3\]"),
+        ({"shards": [make_shards([9, 5]), make_shards([6])]}, "with other shards:"),
+        ({"shards": [make_shards([6]), make_shards([5, 9])]}, "with other shards:"),
+    ]
+    for changes, words in cases:
+        with pytest.raises(UserError, match=words):
+            build(**changes).batches(state)
+    with pytest.raises(UserError, match="3 sequences .* rank 0 of 2"):
+        build(batch_size=3).batches(ranks=2)
+    with pytest.raises(UserError, match="2 sequences .* rank 2 of 2"):
+        build().batches(rank=2, ranks=2)
 
 
 def test_an_epoch_has_its_own_order_and_a_seed_its_own_plan() -> None:
@@ -144,7 +212,18 @@ def test_an_over_long_chat_keeps_its_answers() -> None:
     assert mixture.describe()[0]["context_dropped"] == 99 - 11 - 30
 
 
-@pytest.mark.parametrize("shares", [[0.8, 0.2], [3, 1, 1], [1, 1000]])
+@settings(max_examples=200, deadline=None)
+@given(LENGTHS, LENGTHS, st.integers(1, 20), st.floats(0.01, 0.99), st.data())
+def test_of_two_sources_every_stretch_of_the_stream_has_its_share_within_a_sequence(
+    one: list[int], two: list[int], sequence_length: int, share: float, data: st.DataObject
+) -> None:
+    mixture = mix([make_shards(one), make_shards(two)], [share, 1 - share], sequence_length, batch=1)
+    taken = np.array([[0, 0], *(state["tokens"] for _, state in islice(mixture.batches(), 60))])
+    ahead = taken[:, 0] - mixture.shares[0] * taken.sum(1)
+    assert ahead.max() - ahead.min() <= sequence_length * (1 + 1e-9)  # so between any two places
+
+
+@pytest.mark.parametrize("shares", [[0.8, 0.2], [3, 1, 1], [1, 1000], [4, 3, 2, 1]])
 def test_a_mixture_keeps_the_shares_of_tokens(shares: list[float]) -> None:
     shards = [make_shards([5 + i, 40, 9, 17 * (i + 1)]) for i in range(len(shares))]
     mixture = mix(shards, shares, 32, batch=3)
@@ -157,25 +236,64 @@ def test_a_mixture_keeps_the_shares_of_tokens(shares: list[float]) -> None:
         assert np.abs(np.array(shares) / sum(shares) * given.sum() - given).max() <= 32 * len(shares)
 
 
-def test_changing_one_document_changes_no_logit_of_another() -> None:
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory: pytest.TempPathFactory) -> TwoEnds:
+    """A tiny model as training holds it: attention by torch's SDPA, the rows of the ends in two parts."""
+    folder = tmp_path_factory.mktemp("model")
+    make_model(folder, rows=97)
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=97, max_position_embeddings=64, **sizes)).eval()
+    return TwoEnds(load_model(folder), 80).eval()
+
+
+def logits_of(ends: TwoEnds, batch: Batch, dtype: torch.dtype, *, restart: bool = True) -> np.ndarray:
+    """Logits [B, T, V] of a batch, computed as a step of training computes them."""
+    ids, positions = (torch.from_numpy(part).long() for part in (batch.ids, batch.positions))
+    if not restart:
+        positions = torch.arange(ids.shape[1]).expand_as(ids)
+    with torch.no_grad(), autocast(dtype):
+        return ends.logits(ends.hidden(ids, positions)).float().numpy()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_changing_one_document_changes_no_logit_of_another(ends: TwoEnds, dtype: torch.dtype) -> None:
+    """Bitwise: what stands before and behind in the sequence has a weight of exactly 0 in the attention."""
+    lengths = [12, 2, 30, 7, 3, 2, 8, 4, 60, 6, 5, 9]
+    document = np.repeat(np.arange(len(lengths)), lengths)
+    places, before = make_shards(lengths), make_shards(lengths)
+    before.ids[:] = np.random.default_rng(0).integers(1, 97, len(document))
+    crossed = 0
+    for changed in range(len(lengths)):
+        after = make_shards(lengths)
+        after.ids[:] = np.where(document == changed, 97 - before.ids, before.ids)
+        streams = [
+            Mixture([shards], [1], sequence_length=24, batch_size=4, seed=0, pad_id=0).batches()
+            for shards in (places, before, after)
+        ]
+        for (where, _), (one, _), (other, _) in islice(zip(*streams, strict=True), 2):
+            padding = (where.ids == 0) & (where.targets == IGNORED)
+            own = (document[where.ids] == changed) & ~padding
+            same = (logits_of(ends, one, dtype) == logits_of(ends, other, dtype)).all(-1)
+            assert same[~own].all()
+            assert not same[own].any()
+            leaking = [logits_of(ends, batch, dtype, restart=False) for batch in (one, other)]
+            crossed += int((leaking[0] != leaking[1]).any(-1)[~own].sum())
+    assert crossed > 100  # one document for each sequence: the instrument shows what leaks
+
+
+def test_a_packed_document_has_the_logits_it_has_alone(ends: TwoEnds) -> None:
     shards = make_shards([12, 2, 30, 7, 3, 2, 21, 18])
     shards.ids[:] = np.random.default_rng(0).integers(1, 97, len(shards.ids))
     mixture = Mixture([shards], [1], sequence_length=24, batch_size=4, seed=0, pad_id=0)
     pieces = 0
-    with torch.no_grad():
-        for batch, _ in islice(mixture.batches(), mixture.steps(1)):
-            ids, positions = (torch.from_numpy(part).long() for part in (batch.ids, batch.positions))
-            packed = model(input_ids=ids, position_ids=positions, use_cache=False).logits
-            for row in range(len(ids)):
-                begins = [*torch.nonzero(positions[row] == 0).flatten().tolist(), 24]
-                for start, end in zip(begins[:-1], begins[1:], strict=True):
-                    alone = model(input_ids=ids[row : row + 1, start:end]).logits[0]
-                    torch.testing.assert_close(packed[row, start:end], alone, atol=1e-5, rtol=0)
-                    pieces += 1
+    for batch, _ in islice(mixture.batches(), mixture.steps(1)):
+        packed = logits_of(ends, batch, torch.float32)
+        for row in range(len(packed)):
+            begins = [*np.flatnonzero(batch.positions[row] == 0), 24]
+            for start, end in zip(begins[:-1], begins[1:], strict=True):
+                piece = Batch(*(part[row : row + 1, start:end] for part in vars(batch).values()))
+                alone = logits_of(ends, piece, torch.float32)[0]
+                np.testing.assert_allclose(packed[row, start:end], alone, atol=1e-5, rtol=0)
+                pieces += 1
     assert pieces > 10
 
 
@@ -202,5 +320,3 @@ def test_shards_that_do_not_fit_are_refused() -> None:
         mix([make_shards([5]), make_shards([6], tokenizer="u")], [1, 1], 8)
     with pytest.raises(UserError, match="nothing to learn"):
         Source(make_shards([1, 1]), 8, [0])
-    with pytest.raises(UserError, match="begun with other shards"):
-        next(mix([make_shards([5])], [1], 8).batches({"sequences": [0, 0], "tokens": [0, 0]}))

@@ -1,7 +1,7 @@
 """Work done ahead of its use, in the background, in order."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -12,7 +12,7 @@ Note = TypeVar("Note")
 
 def ahead(
     work: Callable[[Question], Answer], questions: Iterator[tuple[Question, Note]], workers: int
-) -> Iterator[tuple[Answer, Note]]:
+) -> Generator[tuple[Answer, Note]]:
     """`(work(question), note)` for each, in order, the next `workers` of them begun in as many threads.
 
     An error of the work is raised here. When the iterator is closed or dropped, work that has not begun is called off.

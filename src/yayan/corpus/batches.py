@@ -6,7 +6,7 @@ function of the documents' lengths, the seed, the epoch and the sequence length.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,7 +146,7 @@ class Mixture:
 
     def batches(
         self, state: State | None = None, *, rank: int = 0, ranks: int = 1, workers: int = 0
-    ) -> Iterator[tuple[Batch, State]]:
+    ) -> Generator[tuple[Batch, State]]:
         """Endless batches, each with the state after it. `state`: go on where such a one was given out.
 
         `rank` of `ranks`: only these rows of the batch, B / ranks of them; all ranks' together are the batch, and the
@@ -189,7 +189,8 @@ class Mixture:
         for name, now in self.identity.items():
             if before.get(name) != now:
                 told = "" if name == "shards" else f", {before.get(name)} and not {now}"
-                what = f"the training was begun with other {name.replace('_', ' ')}{told}"
+                other = "other" if name in ("shards", "shares") else "another"
+                what = f"the training was begun with {other} {name.replace('_', ' ')}{told}"
                 raise UserError(what, cure="go on with the same, or begin anew")
 
     def _most_behind(self, tokens: list[int]) -> int:

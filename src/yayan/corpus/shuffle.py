@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-ROUNDS = 16  # with 8, some orders of 6 numbers come three times as often as they should
+ROUNDS = 16  # with 8, some orders of 6 numbers come twice as often as they should
 
 
 def shuffled(places: np.ndarray, count: int, seed: list[int]) -> np.ndarray:

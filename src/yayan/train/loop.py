@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from yayan.train.checkpoint import latest_checkpoint, load_checkpoint, save_chec
 from yayan.train.optim import Group, clip_gradients, make_optimizer, rate_factor, set_rates
 
 Evaluate = Callable[[TwoEnds], dict[str, float]]
+WORKERS = 1  # threads that fill batches ahead: what one saves is the wait for a slow disk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +68,14 @@ def train(
     parameters = {name: value for group in groups.values() for name, value in group.parameters.items()}
     optimizer = make_optimizer(groups)
     run = resume(work, parameters, optimizer)
-    stream = mixture.batches(run.data)
     first_evaluation = measure(ends, evaluate, plan) if run.step == 0 else {}
     if first_evaluation:
         write_line(work, {"step": 0, "tokens": 0, "seconds": 0.0, "bits_per_byte": first_evaluation})
     saved = time.monotonic()
-    with Progress("train", total=plan.steps * plan.positions_per_step, unit="tok") as bar:
+    with (
+        closing(mixture.batches(run.data, workers=WORKERS)) as stream,
+        Progress("train", total=plan.steps * plan.positions_per_step, unit="tok") as bar,
+    ):
         bar.resume(run.tokens)
         while run.step < plan.steps:
             started = time.monotonic()
