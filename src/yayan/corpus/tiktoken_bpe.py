@@ -96,7 +96,7 @@ def open_tiktoken(tokenizer: Tokenizer) -> TiktokenBpe | None:
     odd = odd_characters(bpe, tokenizer)
     if len(odd) > MOST_ODD:
         return None
-    bpe.left_alone.append(re.compile(character_class([*untried(), *odd])))
+    bpe.left_alone += one_of([*untried(), *odd])
     return bpe
 
 
@@ -105,11 +105,7 @@ def proven_ranks(
 ) -> tuple[dict[bytes, int] | None, list[int]]:
     """Ranks by bytes, and the id of each rank; None if tiktoken's rule could give other ids (see above)."""
     nothing: tuple[None, list[int]] = (None, [])
-    letters = [letter for letter in vocab if len(letter) == 1]
-    if not all(letter in BYTE_OF for token in vocab for letter in token if token not in letters):
-        vocab = {
-            token: number for token, number in vocab.items() if all(letter in BYTE_OF for letter in token)
-        }
+    vocab = {token: number for token, number in vocab.items() if BYTE_OF.keys() >= set(token)}
     pairs: dict[bytes, list[tuple[int, bytes, bytes]]] = {}
     as_bytes = {token: bytes(BYTE_OF[letter] for letter in token) for token in vocab}
     id_of = {raw: vocab[token] for token, raw in as_bytes.items()}
@@ -122,7 +118,6 @@ def proven_ranks(
     single = sorted(raw for raw in id_of if len(raw) == 1)
     ranks = {raw: rank for rank, raw in enumerate(single)}
     order = sorted(pairs, key=lambda raw: pairs[raw][0][0])
-    rank = len(ranks)
     seen = set(ranks)
     for raw in order:
         if any(left not in seen or right not in seen for _, left, right in pairs[raw]):
@@ -132,16 +127,15 @@ def proven_ranks(
         if len(parts) == 2:
             if not any((left, right) == tuple(parts) for _, left, right in pairs[raw]):
                 return nothing
-            ranks[raw] = rank
-            rank += 1
+            ranks[raw] = len(ranks)
         elif len(parts) == 1:
             return nothing
     made = list(ranks)
     unmade = [raw for raw in id_of if raw not in ranks]
     if ignore_merges:  # a word that is a token is that token, whether or not merges make it
-        if any(len(cut(raw, ranks | {raw: rank})) == 1 for raw in unmade):
+        if any(len(cut(raw, ranks | {raw: len(ranks)})) == 1 for raw in unmade):
             return nothing
-        ranks |= {raw: rank + number for number, raw in enumerate(unmade)}
+        ranks |= {raw: number for number, raw in enumerate(unmade, len(ranks))}
         made += unmade
     return ranks, [id_of[raw] for raw in made]
 
@@ -184,6 +178,21 @@ def differing(groups: list[list[int]], bpe: TiktokenBpe, tokenizer: Tokenizer) -
 
 def surrounded(character: str) -> str:
     return f"a{character}1{character} {character}{character}.{character}\n{character}'s "
+
+
+def one_of(codes: Iterable[int]) -> list[re.Pattern]:
+    """Regular expressions that find one of these characters.
+
+    Those of the first plane are looked up in a table. The others are tried range after range, hundreds of them: only
+    where a character is beyond the first plane at all, or Chinese is searched at 2.5 MB/s.
+    """
+    codes = set(codes)
+    first = {code for code in codes if code <= 0xFFFF}
+    beyond = codes - first
+    patterns = [character_class(first)] if first else []
+    if beyond:
+        patterns.append(rf"(?=[\U00010000-\U{sys.maxunicode:08x}]){character_class(beyond)}")
+    return [re.compile(pattern) for pattern in patterns]
 
 
 def character_class(codes: Iterable[int]) -> str:
