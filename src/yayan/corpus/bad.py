@@ -1,9 +1,7 @@
 """Places of a corpus that cannot be read: they stop the reading, or are left out and counted."""
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 from yayan.errors import UserError
 
@@ -17,17 +15,12 @@ class BadLineError(UserError):
         super().__init__(what, where=where, cure=cure)
         self.reason, self.what, self.where, self.cure = reason, what, where, cure
 
-    def __reduce__(self) -> tuple[Callable[..., "BadLineError"], tuple[str, str]]:
-        """How it comes out of a worker process."""
-        return partial(BadLineError, where=self.where, cure=self.cure), (self.reason, self.what)
-
 
 @dataclass
 class Bad:
     """What one reading does with broken places: `skip` leaves them out and counts them, otherwise they stop it.
 
-    It is for callers that have an option `skip_bad`: the sentence of the error names that option. A worker process has
-    one of its own for each block, and the main process adds them up in the order of the blocks.
+    It is for callers that have an option `skip_bad`: the sentence of the error names that option.
     """
 
     skip: bool
@@ -45,11 +38,6 @@ class Bad:
         self.reasons[line.reason] += 1
         if len(self.places) < SHOWN_PLACES:
             self.places.append(f"{line.where}: {line.reason}")
-
-    def add(self, other: "Bad") -> None:
-        """Count what another reading, of what stands behind this one, has left out."""
-        self.reasons.update(other.reasons)
-        self.places += other.places[: SHOWN_PLACES - len(self.places)]
 
     def figures(self) -> dict[str, object]:
         """For the metrics of a stage: places left out, how many for each reason, where the first few stand."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from yayan.corpus.bad import Bad, BadLineError
+from yayan.corpus.bad import Bad, BadLineError, take
 from yayan.corpus.files import CHAT_KINDS, text_files
 from yayan.corpus.read import check_text, names_of, object_of
 from yayan.corpus.records import Record, Records
@@ -54,9 +54,7 @@ def chat_of(record: Record, source: Path, bad: Bad | None) -> Chat | None:
         messages = [_message(item, where) for item in _turns(row, where)]
         _check_order(messages, where)
     except BadLineError as error:
-        if bad is None:
-            raise
-        bad.take(error)
+        take(error, bad)
         return None
     return Chat(messages, source, record.line)
 

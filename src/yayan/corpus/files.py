@@ -5,6 +5,7 @@ import gzip
 import io
 import lzma
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -57,18 +58,19 @@ def kind_of(path: Path) -> str:
 
 
 @contextmanager
-def open_bytes(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-    """The bytes of a file out of its compression, and the file itself, whose `tell` says how much of it was read."""
+def open_bytes(path: Path, compression: str | None = None) -> Iterator[IO[bytes]]:
+    """The bytes of a file out of its compression, one of OPENERS; by default the one that its name ends in."""
     with path.open("rb") as file:
-        if path.suffix == ".zst":
+        compression = compression or path.suffix
+        if compression == ".zst":
             import pyarrow  # 0.2 s, which most readings need not spend
 
             # pyarrow's reader says where a file was cut off, and reads on over the end of a frame
             stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(file, "r"), "zstd")
-            yield io.BufferedReader(stream), file
+            yield io.BufferedReader(stream)
             return
-        opener = OPENERS.get(path.suffix)
-        yield cast(IO[bytes], opener(file, "rb") if opener else file), file
+        opener = OPENERS.get(compression)
+        yield cast(IO[bytes], opener(file, "rb") if opener else file)
 
 
 def sniff(path: Path) -> str:
@@ -82,16 +84,12 @@ def sniff(path: Path) -> str:
         return ".parquet"
     compression = next((suffix for magic, suffix in MAGIC.items() if start.startswith(magic)), "")
     if compression:
-        named = path.with_name(path.name + compression)
-        named.symlink_to(path)
         try:
-            with open_bytes(named) as (plain, _):
+            with open_bytes(path, compression) as plain:
                 start = plain.read(SNIFFED_BYTES)
         except (OSError, *BROKEN):
             start = b""  # whoever reads it will say what is wrong
-        finally:
-            named.unlink()
-    first = start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    first = start.removeprefix(BOM_UTF8).lstrip()[:1]
     return {b"{": ".jsonl", b"[": ".json"}.get(first, ".txt") + compression
 
 

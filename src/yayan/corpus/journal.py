@@ -15,7 +15,6 @@ from yayan.corpus.shards import Written
 
 JOURNAL_NAME = ".journal.sqlite"
 SAVE_SECONDS = 5.0
-CACHE_KIBIBYTES = 32 << 10  # of SQLite's pages in memory
 
 
 @dataclass
@@ -36,7 +35,6 @@ class Journal:
         self.database = sqlite3.connect(self.path, isolation_level=None)
         self.database.execute("PRAGMA journal_mode = WAL")
         self.database.execute("PRAGMA synchronous = NORMAL")
-        self.database.execute(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
         self.database.execute("CREATE TABLE IF NOT EXISTS place (only_one INTEGER PRIMARY KEY, place)")
         self.database.execute("CREATE TABLE IF NOT EXISTS sources (number INTEGER PRIMARY KEY, counts)")
         self.database.execute("BEGIN")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from yayan.corpus.bad import Bad, BadLineError
+from yayan.corpus.bad import Bad, BadLineError, take
 from yayan.corpus.files import kind_of, text_files
 from yayan.corpus.records import LONGEST_RECORD_BYTES, Record, Records, Split
 from yayan.errors import UserError
@@ -58,9 +58,7 @@ def text_of(record: Record, source: Path, field: str | None, bad: Bad | None) ->
         row = object_of(record, where)
         return None if row is None else _field_of(row, field, where)
     except BadLineError as error:
-        if bad is None:
-            raise
-        bad.take(error)
+        take(error, bad)
         return None
 
 
@@ -121,9 +119,7 @@ def _lines_of(raw: bytes, source: Path, line: int, bad: Bad | None) -> str | Non
         try:
             kept.append(_decode(part, f"{source}:{number}"))
         except BadLineError as error:
-            if bad is None:
-                raise
-            bad.take(error)
+            take(error, bad)
     text = "\n".join(kept)
     return text if text.strip() else None
 

@@ -8,6 +8,7 @@ object of a list (a file that begins with an object is read as `.jsonl`). `.csv`
 import csv
 import io
 import itertools
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,11 @@ from typing import IO, Any, Literal
 
 import ijson
 
-from yayan.corpus.bad import Bad, BadLineError
+from yayan.corpus.bad import Bad, BadLineError, take
 from yayan.corpus.files import BROKEN, is_broken, kind_of, open_bytes
 from yayan.errors import UserError
 
 LONGEST_RECORD_BYTES = 64 << 20
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 PARQUET_ROWS = 256  # at once
 SHORT_BYTES = 64  # a line this short may be blank though it has bytes: spaces of other scripts
 
@@ -49,18 +49,12 @@ class Records:
         """`field`: the only one that is needed, where others need not be read."""
         self.path, self.split, self.bad, self.field = path, split, bad, field
         self.number = 0  # of the line or record that is read
-        self._file: IO[bytes] | None = None
-
-    @property
-    def read_bytes(self) -> int:
-        """How much of the file, as it lies on the disk, has been read."""
-        return self._file.tell() if self._file and not self._file.closed else 0
 
     def __iter__(self) -> Iterator[Record]:
         kinds = {".csv": ",", ".tsv": "\t"}
         kind = kind_of(self.path)
         try:
-            with open_bytes(self.path) as (stream, self._file):
+            with open_bytes(self.path) as stream:
                 if kind == ".parquet":
                     yield from self._parquet(stream)
                 elif kind in kinds:
@@ -85,10 +79,7 @@ class Records:
             self._refuse("broken file", what, self.number + 1, "copy it again")
 
     def _refuse(self, reason: str, what: str, line: int, cure: str) -> None:
-        error = BadLineError(reason, what, where=f"{self.path}:{line}", cure=cure)
-        if self.bad is None:
-            raise error
-        self.bad.take(error)
+        take(BadLineError(reason, what, where=f"{self.path}:{line}", cure=cure), self.bad)
 
     def _too_long(self, what: str, line: int) -> None:
         size = (
@@ -103,7 +94,7 @@ class Records:
         while raw := stream.readline(LONGEST_RECORD_BYTES):
             self.number += 1
             if self.number == 1:
-                raw = raw.removeprefix(BYTE_ORDER_MARK)
+                raw = raw.removeprefix(BOM_UTF8)
             if len(raw) >= LONGEST_RECORD_BYTES and not raw.endswith(b"\n"):
                 while raw and not raw.endswith(b"\n"):
                     raw = stream.readline(1 << 20)
@@ -132,7 +123,7 @@ class Records:
         if len(raw) > LONGEST_RECORD_BYTES:
             self._too_long("file", 1)
         elif raw:
-            yield Record(1, raw.removeprefix(BYTE_ORDER_MARK).replace(b"\r\n", b"\n"))
+            yield Record(1, raw.removeprefix(BOM_UTF8).replace(b"\r\n", b"\n"))
 
     def _objects(self, stream: IO[bytes]) -> Iterator[Record]:
         for item in ijson.items(stream, "item", use_float=True):
@@ -174,9 +165,9 @@ class _Peeked(io.BufferedReader):
 
     def __init__(self, stream: IO[bytes]) -> None:
         super().__init__(stream)  # type: ignore[arg-type]
-        head = self.peek(4096).removeprefix(BYTE_ORDER_MARK)
-        if self.peek(3).startswith(BYTE_ORDER_MARK):
-            self.read(len(BYTE_ORDER_MARK))
+        head = self.peek(4096).removeprefix(BOM_UTF8)
+        if self.peek(3).startswith(BOM_UTF8):
+            self.read(len(BOM_UTF8))
         self.first = head.lstrip()[:1]
 
 

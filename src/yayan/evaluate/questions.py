@@ -8,13 +8,11 @@ subject_mapping.json  {"law": ["Law", "法学", "Humanities"]}, for subjects tha
 import csv
 import difflib
 import json
-import lzma
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from yayan.corpus.files import kind_of, open_bytes
+from yayan.corpus.files import BROKEN, kind_of, open_bytes
 from yayan.errors import UserError
 from yayan.evaluate.subjects import CEVAL_SUBJECTS
 
@@ -120,13 +118,13 @@ def csv_rows(path: Path) -> Iterator[tuple[dict, str]]:
 
 def jsonl_rows(path: Path) -> Iterator[tuple[dict, str]]:
     try:
-        with open_bytes(path) as (stream, _):
+        with open_bytes(path) as stream:
             for number, line in enumerate(stream, 1):
                 row = json.loads(line)
                 if not isinstance(row, dict):
                     raise UserError("this line is no JSON object", where=f"{path}:{number}", cure="mend it")
                 yield row, f"{path}:{number}"
-    except (ValueError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+    except (ValueError, OSError, *BROKEN) as error:
         raise UserError(f"this file is no UTF-8 jsonl, {error}", where=path, cure="fetch it again") from error
 
 
