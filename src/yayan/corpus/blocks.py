@@ -6,7 +6,6 @@ Legend: D documents of a block, N tokens of all of them.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from dataclasses import field as value
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -18,13 +17,12 @@ from yayan.corpus.clean import Cleaner, Cleaning
 from yayan.corpus.counts import Tally
 from yayan.corpus.decontaminate import Decontaminator
 from yayan.corpus.duplicates import exact_key, near_bands
-from yayan.corpus.encoders import Encoder
+from yayan.corpus.encoders import Encoder, Native
 from yayan.corpus.read import text_of
 from yayan.corpus.records import Record
-from yayan.corpus.rewriting import Change, rewrite
+from yayan.corpus.rewriting import Change
 from yayan.errors import UserError
 from yayan.template import encode_chats
-from yayan.tokenizer import Tokenizer, load_tokenizer
 
 EXCERPT_CHARACTERS = 60
 Duplicates = Literal["exact", "near"]
@@ -34,8 +32,8 @@ Duplicates = Literal["exact", "near"]
 class Job:
     """What is done to every record; sent to the workers once."""
 
-    tokenizer: Path
-    encoder: Encoder
+    native: Native  # the tokenizer: for chats, whose template has special tokens
+    encoder: Encoder  # for documents
     bos: int | None
     eos: int
     field: str | None = None
@@ -49,10 +47,7 @@ class Job:
     @property
     def cleans(self) -> bool:
         """Whether documents are dropped for more than being empty."""
-        asked = self.cleaning
-        limits = (asked.min_characters, asked.max_characters, asked.max_symbols, asked.max_lost)
-        filters = asked.script or any(limit is not None for limit in limits)
-        return bool(filters or self.decontaminator or self.duplicates)
+        return bool(self.cleaning.filters or self.decontaminator or self.duplicates)
 
 
 @dataclass(frozen=True)
@@ -125,11 +120,6 @@ class Packer:
         self.job = job
         self.cleaner = Cleaner(job.cleaning)
 
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
-        """For chats, whose template has special tokens."""
-        return load_tokenizer(self.job.tokenizer)
-
     def pack(self, block: Block) -> Packed:
         packed = Packed(block.source, len(block.records), block.bad, block.earlier, block.last)
         if not block.records:
@@ -170,14 +160,13 @@ class Packer:
 
     def _cleaned(self, items: Iterator[Item], path: Path, packed: Packed) -> Iterator[Item]:
         for item in items:
-            if self.cleaner.steps:
-                changes: dict[str, Change] = {}
-                for i, text in enumerate(item.texts):
-                    item.texts[i], found = rewrite(text, self.cleaner.steps)
-                    changes |= {change.step: change for change in found}
-                for name, change in changes.items():
-                    shown = f"{path.name}:{item.line}: “{change.before}” became “{change.after}”"
-                    packed.rewritten.add(name, shown)
+            changes: dict[str, Change] = {}
+            for i, text in enumerate(item.texts):
+                item.texts[i], found = self.cleaner.rewrite(text)
+                changes |= {change.step: change for change in found}
+            for name, change in changes.items():
+                shown = f"{path.name}:{item.line}: “{change.before}” became “{change.after}”"
+                packed.rewritten.add(name, shown)
             if objection := self.cleaner.objection(item.whole):
                 packed.dropped.append(Dropped(item.line, *objection, item.excerpt))
             elif item.whole.strip():
@@ -226,7 +215,9 @@ class Packer:
                 messages = [{"role": "system", "content": self.job.system}, *messages]
             dialogues.append(messages)
         kept, ids, masks = [], [], []
-        for item, result in zip(items, encode_chats(self.tokenizer, dialogues, template), strict=True):
+        for item, result in zip(
+            items, encode_chats(self.job.native.tokenizer, dialogues, template), strict=True
+        ):
             if isinstance(result, UserError):
                 assert item.chat is not None
                 where = f"{item.chat.source}:{item.line}"

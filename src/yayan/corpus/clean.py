@@ -59,6 +59,12 @@ class Cleaning:
         }
         return [name for name, is_wanted in wanted.items() if is_wanted]
 
+    @property
+    def filters(self) -> bool:
+        """Whether it may drop texts."""
+        limits = (self.min_characters, self.max_characters, self.max_symbols, self.max_lost)
+        return bool(self.script) or any(limit is not None for limit in limits)
+
     def check(self) -> None:
         """Raise UserError for values that make no sense, and for a library that is missing."""
         for name in ("max_symbols", "min_script", "max_lost"):
@@ -106,10 +112,14 @@ class Cleaner:
 
     def clean(self, text: str) -> Cleaned:
         """Rewrite a text, then ask the filters about what came of it; the first that objects drops it."""
-        text, changes = rewrite(text, self.steps) if self.steps else (text, [])
+        text, changes = self.rewrite(text)
         if objection := self.objection(text):
             return Cleaned(None, changes, *objection)
         return Cleaned(text, changes)
+
+    def rewrite(self, text: str) -> tuple[str, list[Change]]:
+        """The text after the steps, and the first change of each that changed it."""
+        return rewrite(text, self.steps) if self.steps else (text, [])
 
     def objection(self, text: str) -> tuple[str, str] | None:
         """The first filter that drops a text, and why."""

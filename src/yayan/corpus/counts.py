@@ -12,6 +12,11 @@ SHOWN_EXAMPLES = 3
 SIZES = ("documents", "characters", "bytes", "tokens")
 
 
+def source_name(path: Path) -> str:
+    """What a source is called in the index and the report: its file and folder, nothing of where they lie."""
+    return "/".join(path.parts[-2:])
+
+
 @dataclass
 class Tally:
     """Documents by the name of what happened to them, with the first few examples of each."""

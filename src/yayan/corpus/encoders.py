@@ -43,8 +43,9 @@ class Native:
 
     name = "tokenizers"
 
-    def __init__(self, folder: Path, dtype: np.dtype) -> None:
-        self.folder, self.dtype = folder, dtype
+    def __init__(self, folder: Path, tokenizer: Tokenizer) -> None:
+        """`tokenizer`: that of the folder, as it is loaded in this process; another one loads it when it needs it."""
+        self.folder, self.tokenizer, self.dtype = folder, tokenizer, DTYPES[dtype_of(tokenizer.size)]
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -102,7 +103,7 @@ def joined(parts: Sequence[np.ndarray], dtype: np.dtype) -> tuple[np.ndarray, np
 def open_encoder(folder: Path, tokenizer: Tokenizer | None = None, *, text_bytes: int) -> Encoder:
     """The fastest exact encoder for the tokenizer of a folder. `text_bytes`: how much it will have to do."""
     tokenizer = tokenizer or load_tokenizer(folder)
-    native = Native(folder, DTYPES[dtype_of(tokenizer.size)])
+    native = Native(folder, tokenizer)
     if text_bytes >= COMPARISON_PAYS_BYTES and (folder / "tokenizer.model").is_file():
         try:
             model = read_sentencepiece(folder)

@@ -13,7 +13,7 @@ from yayan.corpus.blocks import Duplicates, Job
 from yayan.corpus.clean import Cleaning
 from yayan.corpus.decontaminate import DEFAULT_CHARACTERS, DEFAULT_WORDS, Decontaminator, record_text
 from yayan.corpus.earlier import find_earlier
-from yayan.corpus.encoders import open_encoder
+from yayan.corpus.encoders import Native, open_encoder
 from yayan.corpus.files import CHAT_KINDS, kind_of, text_files
 from yayan.corpus.packing import Packing, pack_files
 from yayan.corpus.read import object_of, text_of
@@ -109,7 +109,7 @@ class Pack(Stage):
         evaluation = evaluation_of(self.decontaminate, self.shared_characters, self.shared_words)
         size = sum(file.stat().st_size for file in files)
         job = Job(
-            tokenizer=self.tokenizer,
+            native=Native(self.tokenizer, tokenizer),
             encoder=open_encoder(self.tokenizer, tokenizer, text_bytes=0 if self.chats else size),
             bos=tokenizer.bos_id,
             eos=tokenizer.eos_id,

@@ -15,7 +15,7 @@ import numpy as np
 from yayan import lineage
 from yayan.corpus.bad import Bad
 from yayan.corpus.blocks import Block, Dropped, Job, Packed, pack_block, prepare
-from yayan.corpus.counts import Counts, total
+from yayan.corpus.counts import Counts, source_name, total
 from yayan.corpus.earlier import Earlier
 from yayan.corpus.journal import Journal, Place
 from yayan.corpus.records import Record, Records, Split
@@ -200,7 +200,7 @@ class Writing:
             cure = f"all {whole.dropped.total:,} were dropped, look at them"
             raise UserError("no document is left to pack", cure=cure)
         sources = [
-            {"name": "/".join(path.parts[-2:]), "sha256": sha256, **found.as_json()}
+            {"name": source_name(path), "sha256": sha256, **found.as_json()}
             for path, sha256, found in zip(self.packing.files, self.hashes, counts, strict=True)
         ]
         always = {"without_answer" if self.packing.job.template is not None else "blank": 0}

@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from yayan.corpus.counts import Counts, total
+from yayan.corpus.counts import Counts, source_name, total
 
 SHOWN_SOURCES = 20
 PLAIN_WIDTH = 132  # characters
@@ -18,7 +18,7 @@ def metrics_of(files: Sequence[Path], counts: Sequence[Counts], targets: int) ->
     """Sizes of all documents together and of each source; what was dropped, rewritten or could not be read."""
     whole = total(counts)
     sources = [
-        {"name": "/".join(path.parts[-2:]), **item.figures(), "dropped": item.dropped.counts}
+        {"name": source_name(path), **item.figures(), "dropped": item.dropped.counts}
         for path, item in zip(files, counts, strict=True)
     ]
     return {
