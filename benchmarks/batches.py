@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from processes import measure, refuse_busy_machine
+from processes import measure, parser_of, refuse_busy_machine
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from yayan.corpus.batches import Mixture
@@ -46,12 +46,9 @@ def main() -> None:
 
 
 def read_arguments() -> argparse.Namespace:
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser = parser_of(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the corpora")
-    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
-    parser.add_argument("--most-load", type=float, default=0.5, help="load of the machine at which to begin")
     return parser.parse_args()
 
 

@@ -22,7 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from processes import Usage, measure, refuse_busy_machine
+from processes import Usage, measure, parser_of, refuse_busy_machine
 
 CHINESE = ("zh-lctt-tech", "zh-juejin", "zh-laws", "zh-classical-modern", "zh-novels-classical", "zh-weekly")
 BLOCK = 512
@@ -44,14 +44,11 @@ def main() -> None:
 
 
 def read_arguments() -> argparse.Namespace:
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser = parser_of(__doc__)
     parser.add_argument("--data", type=Path, help="folder of the corpora and tokenizers")
-    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--peer", type=Path, help="a Python with datasets and transformers; none: ours alone")
     parser.add_argument("--megabytes", type=int, default=150, help="UTF-8 of the corpus")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--most-load", type=float, default=0.5, help="load of the machine at which to begin")
     parser.add_argument("--as-peer", type=Path, help=argparse.SUPPRESS)  # the tokenizer's folder
     parser.add_argument("--as-limit", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pack import CHINESE
-from processes import Usage, measure, refuse_busy_machine
+from processes import Usage, measure, parser_of, refuse_busy_machine
 
 from yayan import lineage
 from yayan.corpus.chats import chats
@@ -57,15 +57,12 @@ def main() -> None:
 
 
 def read_arguments() -> argparse.Namespace:
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser = parser_of(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the corpora")
-    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--megabytes", type=int, nargs="+", default=[10, 100, 1000, 20000])
     parser.add_argument("--kills", type=float, nargs="*", default=[0.2, 0.5, 0.9], help="shares of the time")
     parser.add_argument("--chats", type=int, default=5_000_000)
-    parser.add_argument("--most-load", type=float, default=0.5, help="load of the machine at which to begin")
     return parser.parse_args()
 
 

@@ -1,5 +1,6 @@
-"""Time, CPU time and anonymous memory of a command with all its processes (Linux)."""
+"""Time, CPU time and anonymous memory of a command with all its processes (Linux), and who measures them."""
 
+import argparse
 import os
 import signal
 import subprocess
@@ -21,6 +22,15 @@ class Usage:
     peak_bytes: int
     samples: list[tuple[float, int]] = field(default_factory=list)  # seconds since the start, bytes
     killed: bool = False
+
+
+def parser_of(text: str | None) -> argparse.ArgumentParser:
+    """The options that such benchmarks have in common; `text`: what the file says of itself."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=text, formatter_class=form)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--most-load", type=float, default=0.5, help="load of the machine at which to begin")
+    return parser
 
 
 def refuse_busy_machine(most_load: float) -> None:
