@@ -150,15 +150,16 @@ def test_of_two_streams_of_one_mixture_neither_disturbs_the_other() -> None:
 
 
 def test_workers_pass_errors_on_and_end_with_the_stream() -> None:
+    before = threading.active_count()  # other tests' libraries may have one that watches
     shards = make_shards([9, 4, 30, 12, 7] * 9)
     with closing(mix([shards], [1], 8).batches(workers=2)) as stream:
         next(stream)
-        assert threading.active_count() > 1
-    assert threading.active_count() == 1
+        assert threading.active_count() > before
+    assert threading.active_count() == before
     shards.ids.resize(150, refcheck=False)  # as if the file were shorter than its index
     with pytest.raises(ValueError, match="broadcast"):
         list(islice(mix([shards], [1], 8).batches(workers=2), 100))
-    assert threading.active_count() == 1
+    assert threading.active_count() == before
 
 
 def test_a_state_of_other_data_is_refused() -> None:

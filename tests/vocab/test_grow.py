@@ -245,12 +245,12 @@ def test_a_corpus_is_given_where_it_is_needed_and_nowhere_else(tmp_path: Path, t
     for given in ({"corpus": [corpus]}, {"init_output": "mean"}):
         stage = Grow(tokenizer=tokenizer, shape={}, out=out, **given)
         assert_refused(stage, "a new model starts from noise alone")
-    corpus.write_text('{"n": 1}', encoding="utf-8")
+    corpus.write_text('{"heading": "一", "own": "你好"}', encoding="utf-8")
     rows = corpus.rename(tmp_path / "corpus.jsonl")
     stage = Grow(model=base, tokenizer=tokenizer, init="similar", corpus=[rows], out=out)
-    with pytest.raises(UserError, match="no field is called text or content, there are n"):
+    with pytest.raises(UserError, match="no field is called text or content, there are heading, own"):
         execute(stage)
-    execute(Grow(model=base, tokenizer=tokenizer, init="similar", corpus=[rows], field="body", out=out))
+    execute(Grow(model=base, tokenizer=tokenizer, init="similar", corpus=[rows], field="own", out=out))
 
 
 def test_the_folder_is_whole(tmp_path: Path, tokenizer: Path) -> None:
