@@ -1,9 +1,10 @@
 """How fast do batches come, and how much of them is padding?
 
-Question  Tokens a second of the loader in one thread, at 512 and 4,096 positions; the share of padding on each corpus;
-          seconds until the first batch, and from a state in the middle.
+Question  Tokens a second of the loader in one thread, at 512 and 4,096 positions; the share of padding on each corpus
+          and on all as one; seconds until the first batch, and from a state in the middle.
 Peer      Training itself: the tokens a second of the quickstart's model (about 5 million parameters), measured here.
-Limit     Copying the same bytes in memory: ids, targets and positions, 12 bytes a token.
+Limit     Copying the same bytes in memory: ids, targets and positions, 12 bytes a token. For padding, a lower bound of
+          the sequences that any packing of the same pieces needs (L2: Martello and Toth 1990).
 Command   python benchmarks/batches.py --data DATA --out OUT --tokenizer TOKENIZER
 
 Where we expect to lose: padding of short sequences where a corpus has few documents, for there is little to fit.
@@ -21,6 +22,7 @@ from processes import measure, parser_of, refuse_busy_machine
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from yayan.corpus.batches import Mixture
+from yayan.corpus.plan import make_plan
 from yayan.corpus.shards import Shards
 
 LENGTHS = (512, 4096)
@@ -33,10 +35,12 @@ def main() -> None:
     refuse_busy_machine(options.most_load)
     folders = pack(options)
     shards = [Shards.open(folder) for folder in folders]
-    print("| corpus | documents | padding at 512 | at 4,096 |\n| --- | ---: | ---: | ---: |")
-    for folder, item in zip(folders, shards, strict=True):
-        shares = [mixture([item], length).describe()[0]["padding"] for length in LENGTHS]
-        print(f"| {folder.name} | {len(item.lengths):,} | {shares[0]:.3%} | {shares[1]:.3%} |")
+    print("| corpus | documents | padding at 512 | least possible | at 4,096 | least possible |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    lengths = {folder.name: item.lengths for folder, item in zip(folders, shards, strict=True)}
+    for name, lengths_D in {**lengths, "all as one": np.concatenate(list(lengths.values()))}.items():
+        cells = [cell for length in LENGTHS for cell in padding(lengths_D, length)]
+        print(f"| {name} | {len(lengths_D):,} | {' | '.join(f'{share:.3%}' for share in cells)} |")
     print(
         "\n| positions | first batch, s | from a state, s | tokens/s | training, tokens/s | copying, tokens/s |"
     )
@@ -63,6 +67,28 @@ def pack(options: argparse.Namespace) -> list[Path]:
         words = ["--tokenizer", options.tokenizer, "--corpus", corpus, "--out", folders[-1]]
         measure([sys.executable, "-m", "yayan", "pack", *words])
     return folders
+
+
+def padding(lengths_D: np.ndarray, length: int) -> tuple[float, float]:
+    """Share of positions that hold no token, and a lower bound of it for whatever packs the same pieces."""
+    plan = make_plan(lengths_D, None, length, [1])
+    whole, rest_D = np.divmod(lengths_D.astype(np.int64) - 1, length)
+    least = int(whole.sum()) + least_bins(rest_D[rest_D > 0], length)
+    return tuple(1 - plan.positions / (count * length) for count in (plan.sequences, least))
+
+
+def least_bins(sizes: np.ndarray, capacity: int) -> int:
+    """Martello and Toth's L2: items of more than half a bin stand alone, and small ones fill what is left of them."""
+    counts = np.bincount(sizes, minlength=capacity + 1)
+    items, total = np.cumsum(counts), np.cumsum(counts * np.arange(capacity + 1))
+    half, bounds = capacity // 2, []
+    for small in range(half + 1):  # items of less than this are not looked at
+        full = items[-1] - items[capacity - small]  # no looked-at item fits beside them
+        large = items[capacity - small] - items[half]
+        room = large * capacity - (total[capacity - small] - total[half])
+        middle = total[half] - (total[small - 1] if small else 0)
+        bounds.append(full + large + max(0, -(-(middle - room) // capacity)))
+    return int(max(bounds))
 
 
 def mixture(shards: list[Shards], length: int) -> Mixture:

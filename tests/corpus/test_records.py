@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import lzma
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -78,14 +79,19 @@ NAMES = [kind + packed for kind in KINDS for packed in COMPRESS if kind != ".par
 TEXT = st.text(st.characters(exclude_characters="\0\r", exclude_categories=["Cs"]), min_size=1, max_size=20)
 
 
+def as_file(ending: str, rows: list[dict]) -> bytes:
+    """A file of one of NAMES that holds these rows."""
+    kind = next(kind for kind in sorted(KINDS, key=len, reverse=True) if ending.startswith(kind))
+    return COMPRESS[ending.removeprefix(kind)](KINDS[kind](rows))
+
+
 @pytest.mark.parametrize("ending", NAMES)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(TEXT, min_size=1, max_size=20))
 def test_every_kind_is_read_back(tmp_path: Path, ending: str, texts: list[str]) -> None:
-    kind = next(kind for kind in sorted(KINDS, key=len, reverse=True) if ending.startswith(kind))
     rows = [{"id": f"n{i}", "content": text} for i, text in enumerate(texts)]
     path = tmp_path / f"a{ending}"
-    path.write_bytes(COMPRESS[ending.removeprefix(kind)](KINDS[kind](rows)))
+    path.write_bytes(as_file(ending, rows))
     assert [document.text for document in documents([path])] == texts
     assert [document.text for document in documents([path], "id")] == [row["id"] for row in rows]
 
@@ -213,3 +219,18 @@ def test_a_line_of_200_megabytes_is_not_held(tmp_path: Path) -> None:
     sentence, kilobytes = done.stdout.splitlines()
     assert f"more than 64 MB ({path}:1)" in sentence
     assert int(kilobytes) < 520_000  # Python with its libraries takes 150,000 of it
+
+
+@pytest.mark.parametrize("ending", NAMES)
+def test_where_the_reading_is_in_the_file_goes_from_front_to_end(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a{ending}"
+    letters = random.Random(1)
+    texts = ["".join(letters.choices("abcdefghijklmnopqrstuvwxyz", k=2000)) for _ in range(2000)]
+    path.write_bytes(as_file(ending, [{"text": text} for text in texts]))
+    reading = records.Records(path)
+    positions = [reading.position() for _ in reading]
+    assert positions == sorted(positions)
+    size = path.stat().st_size
+    assert positions[1] < size / 3  # a block of bz2 is 0.9 MB
+    assert size / 4 < positions[1000] < size / 1.25
+    assert positions[-1] == size

@@ -50,7 +50,7 @@ class Job:
         return bool(self.cleaning.filters or self.decontaminator or self.duplicates)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Block:
     """Records of one source that follow each other."""
 
@@ -58,6 +58,7 @@ class Block:
     path: Path
     records: list[Record] = value(default_factory=list)
     bad: Bad = value(default_factory=lambda: Bad(skip=False))  # what could not be read so far
+    position: int = 0  # bytes of the file up to its end, as it lies on the disk
     earlier: bool = False  # nothing to do, the source is copied from an earlier packing
     last: bool = False
 
@@ -98,6 +99,7 @@ class Packed:
     source: int
     records: int
     bad: Bad
+    position: int = 0
     earlier: bool = False
     last: bool = False
     ids_N: np.ndarray = value(default_factory=lambda: np.empty(0, np.uint32))
@@ -121,7 +123,9 @@ class Packer:
         self.cleaner = Cleaner(job.cleaning)
 
     def pack(self, block: Block) -> Packed:
-        packed = Packed(block.source, len(block.records), block.bad, block.earlier, block.last)
+        packed = Packed(
+            block.source, len(block.records), block.bad, block.position, block.earlier, block.last
+        )
         if not block.records:
             return packed
         items = list(self._cleaned(self._items(block, packed), block.path, packed))

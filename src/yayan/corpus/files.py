@@ -61,16 +61,19 @@ def kind_of(path: Path) -> str:
 def open_bytes(path: Path, compression: str | None = None) -> Iterator[IO[bytes]]:
     """The bytes of a file out of its compression, one of OPENERS; by default the one that its name ends in."""
     with path.open("rb") as file:
-        compression = compression or path.suffix
-        if compression == ".zst":
-            import pyarrow  # 0.2 s, which most readings need not spend
+        yield unpacked(file, compression or path.suffix)
 
-            # pyarrow's reader says where a file was cut off, and reads on over the end of a frame
-            stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(file, "r"), "zstd")
-            yield io.BufferedReader(stream)
-            return
-        opener = OPENERS.get(compression)
-        yield cast(IO[bytes], opener(file, "rb") if opener else file)
+
+def unpacked(file: IO[bytes], compression: str) -> IO[bytes]:
+    """The bytes of an open file out of its compression, one of OPENERS; of any other, as they are."""
+    if compression == ".zst":
+        import pyarrow  # 0.2 s, which most readings need not spend
+
+        # pyarrow's reader says where a file was cut off, and reads on over the end of a frame
+        stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(file, "r"), "zstd")
+        return io.BufferedReader(stream)
+    opener = OPENERS.get(compression)
+    return cast(IO[bytes], opener(file, "rb") if opener else file)
 
 
 def sniff(path: Path) -> str:

@@ -23,6 +23,7 @@ class Place:
 
     source: int = 0
     records: int = 0
+    position: int = 0  # bytes of that file, as it lies on the disk
     dropped_bytes: int = 0  # of the list of dropped documents
     written: Written = field(default_factory=Written)
 

@@ -64,7 +64,7 @@ def read_blocks(packing: Packing, hashes: Sequence[str], place: Place) -> Iterat
     for number in range(place.source, len(packing.files)):
         path = packing.files[number]
         if packing.earlier and hashes[number] in packing.earlier.spans:
-            yield Block(number, path, earlier=True, last=True)
+            yield Block(number, path, position=path.stat().st_size, earlier=True, last=True)
             continue
         bad = Bad(packing.job.skip_bad)
         reading = Records(path, packing.split, bad, packing.job.field)
@@ -74,9 +74,10 @@ def read_blocks(packing: Packing, hashes: Sequence[str], place: Place) -> Iterat
             block.records.append(record)
             size += size_of(record)
             if size >= BLOCK_BYTES or len(block.records) == BLOCK_RECORDS:
+                block.position = reading.position()
                 yield block
                 block, size = Block(number, path, bad=Bad(bad.skip)), 0
-        yield Block(number, path, block.records, bad, last=True)
+        yield Block(number, path, block.records, bad, path.stat().st_size, last=True)
 
 
 def size_of(record: Record) -> int:
@@ -98,8 +99,11 @@ class Writing:
         self.cleaned = packing.job.cleans
         self.dropped = open_at(work / DROPPED_NAME, self.place.dropped_bytes) if self.cleaned else None
         self.seen = Seen(journal.database) if packing.job.duplicates else None
-        self.bar = Progress("pack", unit="documents")
-        self.bar.resume(self.place.written.documents)
+        self.before = np.cumsum(
+            [0, *(path.stat().st_size for path in packing.files)]
+        )  # bytes of the files before
+        self.bar = Progress("pack", total=self.before[-1] / 1e6, unit="MB")
+        self.bar.resume(self._read_megabytes())
         self._changed: set[int] = set()
 
     def __enter__(self) -> "Writing":
@@ -132,6 +136,13 @@ class Writing:
             raise UserError("there is nothing to pack in this file", where=path, cure="leave it out")
         self.place.source = number + packed.last
         self.place.records = 0 if packed.last else self.place.records + packed.records
+        self.place.position = 0 if packed.last else packed.position
+        self.bar.note(f"{self.writer.written.documents:,} documents")
+        self.bar.advance(self._read_megabytes() - self.bar.done)
+
+    def _read_megabytes(self) -> float:
+        """Of all files, as they lie on the disk."""
+        return float(self.before[self.place.source] + self.place.position) / 1e6
 
     def _copy(self, number: int) -> None:
         assert self.packing.earlier is not None
@@ -139,7 +150,6 @@ class Writing:
         self.sources[number] = self.packing.earlier.copy(sha256, self.writer)
         for entry in self.packing.earlier.dropped(sha256):
             self._list({**entry, "source": number})
-        self.bar.advance(self.sources[number].documents)
 
     def _without_duplicates(self, packed: Packed) -> np.ndarray:
         """Which documents [D] stay: none that was seen before."""
@@ -169,7 +179,6 @@ class Writing:
         counts.tokens += len(ids_N)
         counts.characters += int(packed.characters_D[keep_D].sum())
         counts.bytes += int(packed.bytes_D[keep_D].sum())
-        self.bar.advance(len(keep_D))
 
     def _drop(self, number: int, document: Dropped) -> None:
         name = self.packing.files[number].name

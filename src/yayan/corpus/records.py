@@ -9,7 +9,7 @@ import csv
 import io
 import itertools
 from codecs import BOM_UTF8
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -17,7 +17,7 @@ from typing import IO, Any, Literal
 import ijson
 
 from yayan.corpus.bad import Bad, BadLineError, take
-from yayan.corpus.files import BROKEN, is_broken, kind_of, open_bytes
+from yayan.corpus.files import BROKEN, is_broken, kind_of, unpacked
 from yayan.errors import UserError
 
 LONGEST_RECORD_BYTES = 64 << 20
@@ -49,12 +49,15 @@ class Records:
         """`field`: the only one that is needed, where others need not be read."""
         self.path, self.split, self.bad, self.field = path, split, bad, field
         self.number = 0  # of the line or record that is read
+        # Bytes of the file, as it lies on the disk, that are read, for progress; to be asked between two records
+        self.position: Callable[[], int] = int
 
     def __iter__(self) -> Iterator[Record]:
         kinds = {".csv": ",", ".tsv": "\t"}
         kind = kind_of(self.path)
         try:
-            with open_bytes(self.path) as stream:
+            with self.path.open("rb") as file:
+                stream, self.position = unpacked(file, self.path.suffix), file.tell
                 if kind == ".parquet":
                     yield from self._parquet(stream)
                 elif kind in kinds:
@@ -153,6 +156,8 @@ class Records:
         import pyarrow.parquet  # 0.2 s, which most readings need not spend
 
         table = pyarrow.parquet.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
+        size, rows = self.path.stat().st_size, table.metadata.num_rows
+        self.position = lambda: size * self.number // rows  # it is not read from the front
         columns = [self.field] if self.field in table.schema_arrow.names else None
         for batch in table.iter_batches(PARQUET_ROWS, columns=columns, use_threads=False):
             for row in batch.to_pylist():
