@@ -39,8 +39,8 @@ from yayan.progress import Progress
 from yayan.stage import execute
 from yayan.tokenizer import load_tokenizer
 from yayan.train.heldout import make_evaluation
-from yayan.train.loop import Plan, Run, measure, optimizer_step
-from yayan.train.optim import make_optimizer
+from yayan.train.loop import Plan, Run, Trainer
+from yayan.train.optim import Rates
 from yayan.train.pretrain import Pretrain
 from yayan.train.training import DTYPES, build, count, make_mixture, make_plan
 from yayan.vocab.grow import Grow
@@ -181,21 +181,21 @@ def run(
     ends, groups, _ = build(recipes[0])
     texts = {name: data[name] for name in HELDOUT}
     evaluate = make_evaluation(texts, load_tokenizer(model), settings.heldout_bytes, POSITIONS)
-    parameters = [value for group in groups.values() for value in group.parameters.values()]
-    optimizer = make_optimizer(groups)
     mixtures = [make_mixture(recipe) for recipe in recipes]
-    plan, state = constant_rate(recipes[0], mixtures[0], settings), Run()
-    marks: list[dict] = [mark(0, 0, state) | measure(ends, evaluate, plan)]
+    plan = constant_rate(recipes[0], mixtures[0], settings)
+    trainer = Trainer(ends, groups, mixtures[0], plan, out)
+    state = trainer.run
+    marks: list[dict] = [mark(0, 0, state) | trainer.measure(evaluate)]
     for size, mixture in zip(settings.marks, mixtures, strict=True):
         steps = math.ceil(mixture.sequences_per_epoch[0] / mixture.batch_size)
         stream, started = once(mixture), time.monotonic()
         with Progress(f"train to {size:,} bytes", total=steps, unit="steps") as bar:
             for _ in range(steps):
-                optimizer_step(ends, parameters, optimizer, stream, state, plan)
+                trainer.step(stream)
                 bar.advance()
         state.seconds += time.monotonic() - started
         tokens = marks[-1]["tokens"] + mixture.tokens_per_epoch[0]
-        marks.append(mark(size, tokens, state) | measure(ends, evaluate, plan))
+        marks.append(mark(size, tokens, state) | trainer.measure(evaluate))
     trained = {name: count(group) for name, group in groups.items()}
     limit = limit_tokens_per_second(model, trained["body"], settings)
     about = {"row": row, "seed": seed, "settings": asdict(settings), "trained_parameters": trained}
@@ -224,7 +224,7 @@ def constant_rate(recipe: Pretrain, mixture: Mixture, settings: Settings) -> Pla
     """The plan of a run whose end is so far away that the rates stay at their peak after the warm-up."""
     warmup = max(round(mixture.steps(1) * WARMUP_BYTES / settings.marks[0]), 1)
     plan = make_plan(recipe, mixture)
-    return replace(plan, steps=FAR_AWAY, warmup_share=warmup / FAR_AWAY)
+    return replace(plan, rates=Rates(FAR_AWAY, warmup))
 
 
 def once(mixture: Mixture) -> Iterator[tuple[Batch, dict]]:

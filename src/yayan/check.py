@@ -16,7 +16,7 @@ from yayan.corpus.batches import Shards
 from yayan.corpus.files import OPENERS, text_files
 from yayan.corpus.pack import Pack
 from yayan.inputs import STANDARD_INPUT, is_there, sample_path
-from yayan.model.ends import first_trained_row
+from yayan.model.ends import Rows, first_trained_row
 from yayan.model.folder import read_config
 from yayan.model.size import BYTES, TrainingCost, size_of, training_cost
 from yayan.progress import format_seconds
@@ -151,14 +151,15 @@ def forecast_training(stage: Training, made: Mapping[Path, Forecast]) -> Forecas
     whole = stage.train == "full"
     trained_body = {
         "full": size.body_parameters + size.small,
-        "lora": size.lora_parameters(stage.rank),
+        "lora": size.lora_parameters(stage.rank, stage.targets),
     }[stage.train]
-    first = first_trained_row("all" if whole else stage.rows, size.rows, before.old_rows)
+    kinds: list[Rows] = ["all"] if whole else [stage.rows, stage.head_rows or stage.rows]
+    first = [first_trained_row(kind, size.rows, before.old_rows) for kind in kinds]
     positions = stage.batch_size * stage.sequence_length
     cost = training_cost(
         size,
         trained_body=trained_body,
-        trained_rows=size.rows - first,
+        trained_rows=sum(size.rows - row for row in first) // len(first),
         whole_body=whole,
         dtype=stage.dtype,
         positions=positions,

@@ -37,7 +37,9 @@ def test_plain_peft_loads_what_we_write(tmp_path: Path, tied: bool, rows: str) -
     theirs = PeftModel.from_pretrained(plain, tmp_path / "adapter").eval()
     with torch.no_grad():
         ours = ends.logits(ends.hidden(ids)[0])
-        torch.testing.assert_close(theirs(input_ids=ids).logits[0], ours, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            theirs(input_ids=ids).logits[0], ours, rtol=1e-5, atol=3e-5
+        )  # sums in another order
 
 
 def test_the_names_and_shapes_on_the_disk(tmp_path: Path) -> None:

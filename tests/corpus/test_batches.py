@@ -20,7 +20,6 @@ from yayan.corpus.shards import Shards
 from yayan.errors import UserError
 from yayan.model.ends import TwoEnds
 from yayan.model.load import load_model
-from yayan.train.loop import autocast
 
 PAD = 7_777_777
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=30).filter(lambda lengths: max(lengths) > 1)
@@ -251,7 +250,7 @@ def logits_of(ends: TwoEnds, batch: Batch, dtype: torch.dtype, *, restart: bool 
     ids, positions = (torch.from_numpy(part).long() for part in (batch.ids, batch.positions))
     if not restart:
         positions = torch.arange(ids.shape[1]).expand_as(ids)
-    with torch.no_grad(), autocast(dtype):
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
         return ends.logits(ends.hidden(ids, positions)).float().numpy()
 
 

@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from yayan.errors import UserError
+from yayan.model.attention import Attention
 from yayan.model.ends import TwoEnds, first_trained_row
 
 FAMILIES = {
@@ -27,8 +28,11 @@ FAMILIES = {
 ROWS, OLD_ROWS = 83, 61
 
 
-def make(family: str, *, tied: bool) -> PreTrainedModel:
+def make(family: str, *, tied: bool, window: int | None = None) -> PreTrainedModel:
     config, model = FAMILIES[family]
+    windows = {"mistral": {"sliding_window": window}, "llama": {}}
+    two_layers = {"sliding_window": window, "use_sliding_window": True, "max_window_layers": 1}
+    settings = windows.get(family, two_layers) if window else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         return model(
@@ -44,6 +48,7 @@ def make(family: str, *, tied: bool) -> PreTrainedModel:
                 tie_word_embeddings=tied,
                 initializer_range=0.3,
                 attn_implementation="sdpa",
+                **settings,
             )
         ).eval()
 
@@ -71,8 +76,9 @@ def packed() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[torch.Tenso
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("first", [0, OLD_ROWS, ROWS])
+@pytest.mark.parametrize("attention", ["documents", "mask"])
 def test_packed_loss_and_gradients_equal_those_of_separate_documents(
-    family: str, tied: bool, first: int
+    family: str, tied: bool, first: int, attention: Attention
 ) -> None:
     ids, targets, positions, documents = packed()
     reference = make(family, tied=tied)
@@ -82,7 +88,7 @@ def test_packed_loss_and_gradients_equal_those_of_separate_documents(
         total = total + F.cross_entropy(logits, document[1:], reduction="sum")
     total.backward()
 
-    ends = TwoEnds(make(family, tied=tied), first)
+    ends = TwoEnds(make(family, tied=tied), first, attention=attention)
     loss = ends.loss(ids, targets, positions)
     loss.backward()
     torch.testing.assert_close(loss, total, rtol=2e-6, atol=0)
@@ -95,6 +101,45 @@ def test_packed_loss_and_gradients_equal_those_of_separate_documents(
             torch.testing.assert_close(value.grad, wanted[name].grad, rtol=1e-4, atol=2e-5)
         elif "norm" not in name:
             assert value.grad is None, f"the frozen rows of {name} got a gradient"
+
+
+@pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("window", [1, 4, 30])
+def test_sliding_windows_are_those_of_separate_documents(family: str, window: int) -> None:
+    """Also where only some layers have one."""
+    ids, targets, positions, documents = packed()
+    reference = make(family, tied=False, window=window)
+    total = torch.stack(
+        [
+            F.cross_entropy(
+                reference(input_ids=document[None, :-1], use_cache=False).logits[0],
+                document[1:],
+                reduction="sum",
+            )
+            for document in documents
+        ]
+    ).sum()
+    without = TwoEnds(make(family, tied=False), ROWS).loss(ids, targets, positions)
+    assert (window == 30) == bool(torch.isclose(without, total, rtol=1e-5))
+    for attention in ("documents", "mask"):
+        ends = TwoEnds(make(family, tied=False, window=window), 0, attention=attention)
+        loss = ends.loss(ids, targets, positions)
+        torch.testing.assert_close(loss, total, rtol=2e-6, atol=0)
+
+
+def test_each_end_may_train_other_rows() -> None:
+    ids, targets, positions, _ = packed()
+    ends = TwoEnds(make("llama", tied=False), ROWS, 0)
+    ends.loss(ids, targets, positions).backward()
+    assert list(ends.trained_rows()) == ["lm_head"]
+    assert len(ends.trained_rows()["lm_head"]) == ROWS
+    whole = TwoEnds(make("llama", tied=False), 0)
+    whole.loss(ids, targets, positions).backward()
+    assert ends.head is not None
+    assert whole.head is not None
+    torch.testing.assert_close(ends.head.grad, whole.head.grad)
+    with pytest.raises(UserError, match="one matrix"):
+        TwoEnds(make("llama", tied=True), ROWS, 0)
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -77,6 +77,7 @@ def test_training_learns_and_says_so(pretrain: Pretrain) -> None:
     assert sorted(path.name for path in pretrain.out.iterdir()) == [
         "adapter_config.json",
         "adapter_model.safetensors",
+        "curves.svg",
         "metrics.jsonl",
         "yayan.json",
     ]
@@ -167,9 +168,86 @@ def losses_of(folder: Path) -> list[tuple]:
 
 
 def test_a_step_that_explodes_stops_the_run(pretrain: Pretrain) -> None:
-    with pytest.raises(WorkError, match=r"step \d+ has a loss of"):
+    with pytest.raises(
+        WorkError, match=r"step \d+ has a loss of .* on .*zh.jsonl: document \d+ of those packed, "
+    ):
         execute(replace(pretrain, learning_rate=1e25, rows_learning_rate=1e25, warmup=0.0), quietly)
     assert not pretrain.out.exists()
+    named = json.loads((pretrain.out.with_name("adapter.partial") / "exploded.json").read_text())
+    assert len(named) == len(set(named)) > 3
+
+
+def test_the_best_parameters_are_handed_out_and_the_run_ends_early(pretrain: Pretrain) -> None:
+    """Rates so high that the held-out text gets worse again."""
+    stage = replace(
+        pretrain,
+        rows="all",
+        steps=60,
+        evaluate_every=2,
+        rows_learning_rate=1.0,
+        learning_rate=0.1,
+        best=True,
+        patience=4,
+        bound={"zh": 0.01},
+        warmup=0.2,
+    )
+    metrics = execute(stage, quietly)["metrics"]
+    lines = [json.loads(line) for line in (stage.out / "metrics.jsonl").read_text().splitlines()]
+    measured = {line["step"]: line["bits_per_byte"]["zh"] for line in lines if "bits_per_byte" in line}
+    best = min(measured, key=lambda step: measured[step])
+    assert metrics["best_step"] == best
+    assert metrics["steps"] == max(measured) == best + 8 < 60
+    assert metrics["bits_per_byte_after"]["zh"] == measured[best]
+    assert metrics["alarms"][0].startswith("step ")
+    again = replace(stage, out=stage.out.with_name("last"), best=False, bound={})
+    assert execute(again, quietly)["metrics"]["bits_per_byte_after"]["zh"] == measured[max(measured)]
+    one, other = (load_file(folder / "adapter_model.safetensors") for folder in (stage.out, again.out))
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rslora": True, "targets": ["q_proj", "down_proj"]},
+        {"dora": True},
+        {"head_rows": "all"},
+        {"rows": "none", "head_rows": "new"},
+        {"schedule": "wsd", "checkpointing": True},
+        {"attention": "mask", "dtype": "bfloat16"},
+        {"train": "full", "optimizer": "muon", "learning_rate": 0.02},
+    ],
+)
+def test_ways_to_train_learn(pretrain: Pretrain, changes: dict) -> None:
+    metrics = execute(replace(pretrain, **changes), quietly)["metrics"]
+    assert metrics["loss_last"] < 0.98 * metrics["loss_first"]
+    assert metrics["bits_per_byte_after"]["zh"] < metrics["bits_per_byte_before"]["zh"]
+
+
+def test_attention_and_checkpointing_change_no_loss(pretrain: Pretrain) -> None:
+    losses: list[list[float]] = []
+    for changes in ({}, {"attention": "mask"}, {"checkpointing": True}):
+        stage = replace(pretrain, out=pretrain.out.with_name(f"a{len(losses)}"), steps=8, **changes)
+        execute(stage, quietly)
+        losses.append([loss for _, loss, _ in losses_of(stage.out) if loss])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert losses[2] == pytest.approx(losses[0], rel=1e-6)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_leaves(pretrain: Pretrain, number: signal.Signals) -> None:
+    """Behind a step, long before the next checkpoint was due; the same command goes on to the same bits."""
+    stage = replace(pretrain, steps=200, save_minutes=60.0)
+    metrics = stage.out.with_name("adapter.partial") / "metrics.jsonl"
+    child = subprocess.Popen(command(stage), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not (metrics.exists() and metrics.read_text().count("\n") > 20):
+        assert child.poll() is None, child.stderr and child.stderr.read()
+        time.sleep(0.005)
+    child.send_signal(number)
+    _, errors = child.communicate()
+    assert child.returncode == 130
+    assert "stopping behind this step" in errors
+    done = losses_of(metrics.parent)[-1][0]
+    assert [path.name for path in (metrics.parent / "checkpoints").iterdir()] == [f"step-{done:08d}"]
 
 
 def test_sft_trains_on_answers_only_and_brings_the_template(
@@ -208,6 +286,13 @@ def test_sft_trains_on_answers_only_and_brings_the_template(
         ({"learning_rate": 0.0}, "learning_rate is 0"),
         ({"share": [0.5, 0.5]}, "2 shares for 1 shards"),
         ({"warmup": 1.5}, "warmup is 1.5"),
+        ({"optimizer": "muon"}, "muon steps whole matrices"),
+        ({"targets": []}, "no projection is named"),
+        ({"best": True, "heldout": {}}, "no held-out text to go by"),
+        ({"patience": 3, "heldout": {}}, "no held-out text to go by"),
+        ({"patience": 0}, "patience is 0"),
+        ({"bound": {"en": 0.1}}, "no held-out text of this name"),
+        ({"bound": {"zh": -0.1}}, "the bound is -0.1"),
     ],
 )
 def test_wrong_options_are_named_before_anything_is_written(

@@ -164,6 +164,17 @@ class Mixture:
             return ahead(self._build, chosen, workers)
         return ((self._build(rows), after) for rows, after in chosen)
 
+    def documents(self, state: State | None) -> tuple[list[str], State]:
+        """The documents of the batch that comes behind `state`, each by its source and number, and the state after."""
+        rows, after = next(self._choose(state))
+        named: dict[str, None] = {}
+        for i, sequence in rows:
+            shards = self.sources[i].shards
+            ends = np.cumsum(shards.lengths, dtype=np.int64)
+            for start, _ in self.sources[i].plan.pieces(sequence):
+                named[shards.name_of(int(np.searchsorted(ends, start, "right")))] = None
+        return list(named), after
+
     def _choose(self, state: State | None) -> Iterator[tuple[list[Row], State]]:
         """For each batch its rows and the state after it; every rank does all of it, which costs next to nothing."""
         zeros = [0] * len(self.sources)

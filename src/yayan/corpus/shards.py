@@ -183,6 +183,15 @@ class Shards:
         """Tokens that are learned in one epoch."""
         return int(self.index["targets"])
 
+    def name_of(self, document: int) -> str:
+        """A document (counted from 0) as `FILE: document N of those packed`, N counted from 1 in its file."""
+        number = document
+        for source in self.index["sources"]:
+            if number < source["documents"]:
+                return f"{source['name']}: document {number + 1:,} of those packed"
+            number -= source["documents"]
+        return f"{self.folder}: document {document + 1:,}"
+
     @cached_property
     def sha256(self) -> str:
         """Hash of the index: of the tokenizer, of what the sources hold, of all lengths. The tokens are not read."""

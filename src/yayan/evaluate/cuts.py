@@ -9,8 +9,8 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from yayan.evaluate.page import Table
-from yayan.evaluate.pictures import draw_bars
 from yayan.evaluate.words import percent, two
+from yayan.pictures import draw_bars
 
 WIDE = 1000  # columns of a terminal: a row is never broken by us
 Metrics = Mapping[str, Any]

@@ -7,9 +7,9 @@ from pathlib import Path
 from yayan.cli import VERBS
 from yayan.evaluate import cuts
 from yayan.evaluate.page import Card, Picture, Section, Table, Talk
-from yayan.evaluate.pictures import draw_bars, draw_training
 from yayan.evaluate.steps import Step, measured_texts
 from yayan.evaluate.words import counted, describe, gguf_type, megabytes, percent, span, two
+from yayan.pictures import draw_bars, draw_training
 from yayan.progress import format_seconds
 
 HASH_DIGITS = 10

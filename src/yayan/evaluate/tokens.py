@@ -15,8 +15,8 @@ from yayan.evaluate import cuts
 from yayan.evaluate.dead import Census, take_census
 from yayan.evaluate.encoders import Encoder, open_tokenizer
 from yayan.evaluate.page import markdown_table
-from yayan.evaluate.pictures import standalone
 from yayan.evaluate.results import Protocol, by_content, write_results
+from yayan.pictures import standalone
 from yayan.progress import Progress
 from yayan.stage import InputPath, Stage
 

@@ -5,6 +5,8 @@ The rows of the ends are stored in PEFT's encoding of trained token rows (the ro
 """
 
 import json
+from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 
 import torch
@@ -13,22 +15,36 @@ from safetensors.torch import load_file, save_file
 
 from yayan.errors import WorkError
 from yayan.model.ends import TwoEnds
+from yayan.model.lora import LoraLinear
+from yayan.model.size import PROJECTIONS
 
 PREFIX = "base_model.model."
 ROWS_KEY = {
     "embed_tokens": PREFIX + "model.embed_tokens.token_adapter.trainable_tokens_delta",
     "lm_head": PREFIX + "lm_head.token_adapter.trainable_tokens_delta",
 }
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-def lora_config(rank: int, alpha: int, dropout: float) -> LoraConfig:
-    """LoRA on the seven projections of each layer (arXiv:2106.09685), scaled by alpha / rank."""
+def lora_config(
+    rank: int,
+    alpha: int,
+    dropout: float,
+    targets: Sequence[str] = PROJECTIONS,
+    *,
+    rslora: bool = False,
+    dora: bool = False,
+) -> LoraConfig:
+    """LoRA on projections of each layer (arXiv:2106.09685), scaled by alpha / rank.
+
+    `rslora`: by alpha / sqrt(rank) (arXiv:2312.03732). `dora`: direction and length apart (arXiv:2402.09353).
+    """
     return LoraConfig(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules=list(PROJECTIONS),
+        target_modules=list(targets),
+        use_rslora=rslora,
+        use_dora=dora,
         task_type="CAUSAL_LM",
     )
 
@@ -38,7 +54,9 @@ def add_lora(ends: TwoEnds, config: LoraConfig, seed: int) -> dict[str, torch.nn
     ends.model.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        inject_adapter_in_model(config, ends.model)
+        leaner = copy(config)  # what is saved is plain PEFT's
+        leaner._register_custom_module({torch.nn.Linear: LoraLinear})
+        inject_adapter_in_model(leaner, ends.model)
     pairs = {name: value for name, value in ends.model.named_parameters() if "lora_" in name}
     for value in pairs.values():
         value.data = value.data.float()
@@ -70,8 +88,8 @@ def save_adapter(ends: TwoEnds, config: LoraConfig, base: str, folder: Path) -> 
                 f"the trained tensor {name} is not finite", cure="train with a lower learning rate"
             )
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    vocab_size = ends.model.get_input_embeddings().weight.shape[0]
-    indices = {name: list(range(ends.first, vocab_size)) for name in ends.trained_rows()}
+    rows = ends.model.get_input_embeddings().weight.shape[0]
+    indices = {name: list(range(rows - len(values), rows)) for name, values in ends.trained_rows().items()}
     settings = json.loads(json.dumps(config.to_dict(), default=sorted))
     settings |= {
         "trainable_token_indices": indices or None,

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from yayan.errors import UserError
+from yayan.model.attention import Attention, documents_of, use_attention
 from yayan.model.loss import IGNORED, linear_cross_entropy
 
 Rows = Literal["new", "all", "none"]
@@ -35,21 +36,31 @@ def first_trained_row(rows: Rows, vocab_size: int, old_rows: int | None) -> int:
 class TwoEnds(nn.Module):
     """A causal language model with its ends taken in hand: `loss(ids, targets, positions)`.
 
-    `first`: the first trained row of both ends. Tied ends share one parameter. `embedding` [R, D] and `head` [R, D]
-    (None when tied) are float32. The wrapped model's own matrices are not changed until `write_back`.
+    `first`: the first trained row of the embedding, and of the head unless `first_head` is given. Tied ends share one
+    parameter, so one number. `embedding` [R, D] and `head` [R, D] (None when tied) are float32. The wrapped model's own
+    matrices are not changed until `write_back`.
     """
 
-    def __init__(self, model: PreTrainedModel, first: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        first: int,
+        first_head: int | None = None,
+        attention: Attention = "auto",
+    ) -> None:
         super().__init__()
         self.model = model
-        self.first = first
+        self.first, self.first_head = first, first if first_head is None else first_head
         old_embedding = model.get_input_embeddings().weight
         old_head = model.get_output_embeddings().weight
         old_embedding.requires_grad_(False)
         old_head.requires_grad_(False)
         self.tied = old_head is old_embedding
+        if self.tied and self.first_head != self.first:
+            raise UserError("this model's two ends are one matrix", where="head_rows", cure="leave it out")
+        use_attention(model, attention)
         self.embedding = nn.Parameter(old_embedding[first:].detach().float().clone())
-        self.head = None if self.tied else nn.Parameter(old_head[first:].detach().float().clone())
+        self.head = None if self.tied else nn.Parameter(old_head[self.first_head :].detach().float().clone())
 
     def trained_rows(self) -> dict[str, nn.Parameter]:
         """Module name -> rows, as PEFT names them; nothing where no row is trained."""
@@ -72,14 +83,15 @@ class TwoEnds(nn.Module):
 
     def hidden(self, ids_BT: torch.Tensor, positions_BT: torch.Tensor | None = None) -> torch.Tensor:
         """h_BTD after the last norm. Where positions restart at 0, attention does not cross (documents)."""
+        documents = None if positions_BT is None else documents_of(positions_BT)
         out = self.model.get_decoder()(
-            inputs_embeds=self.embed(ids_BT), position_ids=positions_BT, use_cache=False
+            inputs_embeds=self.embed(ids_BT), position_ids=positions_BT, use_cache=False, documents=documents
         )
         return out.last_hidden_state
 
     def head_pieces(self) -> list[torch.Tensor]:
         """The head's rows in order: frozen, trained."""
-        frozen_VD = self.model.get_output_embeddings().weight[: self.first]
+        frozen_VD = self.model.get_output_embeddings().weight[: self.first_head]
         return [frozen_VD, self.embedding if self.head is None else self.head]
 
     def logits(self, h_ND: torch.Tensor) -> torch.Tensor:
@@ -87,16 +99,19 @@ class TwoEnds(nn.Module):
         return torch.cat([h_ND @ piece.to(h_ND.dtype).T for piece in self.head_pieces()], dim=-1)
 
     def loss(
-        self, ids_BT: torch.Tensor, targets_BT: torch.Tensor, positions_BT: torch.Tensor
+        self, ids_BT: torch.Tensor, targets_BT: torch.Tensor, positions_BT: torch.Tensor, scale: float = 1.0
     ) -> torch.Tensor:
-        """Sum of nats over the positions whose target is not IGNORED. Divide by the step's number of targets."""
+        """`scale` times the sum of nats over the positions whose target is not IGNORED.
+
+        `scale`: 1 / the number of targets of the optimiser step.
+        """
         h_BTD = self.hidden(ids_BT, positions_BT)
         counts_BT = targets_BT != IGNORED
-        return linear_cross_entropy(h_BTD[counts_BT], self.head_pieces(), targets_BT[counts_BT])
+        return linear_cross_entropy(h_BTD[counts_BT], self.head_pieces(), targets_BT[counts_BT], scale)
 
     @torch.no_grad()
     def write_back(self) -> None:
         """Put the trained rows into the wrapped model's matrices, rounded once to their dtype."""
         self.model.get_input_embeddings().weight[self.first :] = self.embedding
         if self.head is not None:
-            self.model.get_output_embeddings().weight[self.first :] = self.head
+            self.model.get_output_embeddings().weight[self.first_head :] = self.head

@@ -3,10 +3,11 @@
 Shapes: N target positions, D width, V rows of the head, C positions of a chunk.
 
 The head is given in pieces, matrices of rows that together are the vocabulary: frozen rows, trained rows. For each
-chunk of positions the logits of one piece at a time are formed, and the log-normaliser is combined over the pieces, so
-that nothing of size N x V ever exists. The gradients are computed in the same pass (logits are formed once, not twice);
-`backward` only scales them. The idea is that of Liger's fused linear cross-entropy (arXiv:2410.10989); nothing is
-filtered, so rare new tokens get their whole gradient (compare arXiv:2411.09009, whose default drops small ones).
+chunk of positions the logits of all pieces are formed side by side in one buffer, and become their own gradient in
+place, so that nothing of size N x V ever exists. The gradients are computed in the same pass (logits are formed once,
+not twice); `backward` only hands them out. The idea is that of Liger's fused linear cross-entropy (arXiv:2410.10989);
+nothing is filtered, so rare new tokens get their whole gradient (compare arXiv:2411.09009, whose default drops small
+ones).
 """
 
 from collections.abc import Sequence
@@ -15,8 +16,10 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-# 256 positions x 55,296 rows in float32 are 57 MB. Smaller chunks make thinner, slower matrix products.
-CHUNK_POSITIONS = 256
+# Of the logits that are there at once: thin matrix products are slow, and each chunk adds to the whole weight gradient
+LOGITS_BYTES = 128 << 20
+SOFTMAX_BYTES = 12 << 20  # of their wide copy, so that it stays in the cache
+SMALLEST_SHARE = 1e-30  # softmax values below lose digits
 IGNORED = -100  # a target that costs nothing, as in torch
 
 
@@ -24,86 +27,89 @@ def linear_cross_entropy(
     h_ND: torch.Tensor,
     pieces: Sequence[torch.Tensor],
     targets_N: torch.Tensor,
-    chunk: int = CHUNK_POSITIONS,
+    scale: float = 1.0,
+    chunk: int | None = None,
 ) -> torch.Tensor:
-    """Sum over the N positions of -log softmax(h W^T)[target], in nats; W is the pieces' rows, one after the other.
+    """`scale` times the sum over N positions of -log softmax(h W^T)[target], in nats; W is the pieces' rows in order.
 
     h_ND float; pieces: matrices [rows, D] (any float dtype, empty ones allowed), gradients go to those that require
     them; targets_N int64 in [0, V). Products run in h's dtype, softmax and sums in float32 (float64 if h is). Returns a
-    scalar of that wider dtype; divide it by the number of targets of the whole optimiser step.
+    scalar of that wider dtype. `scale`: 1 / the number of targets of the whole optimiser step; to scale here costs
+    nothing, the gradient of a scaled result a pass over all gradients. `chunk`: positions at once, else what
+    LOGITS_BYTES holds. Can be differentiated once.
     """
-    return _LinearCrossEntropy.apply(h_ND, targets_N, chunk, *pieces)
+    return _LinearCrossEntropy.apply(h_ND, targets_N, scale, chunk, *pieces)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, h_ND: torch.Tensor, targets_N: torch.Tensor, chunk: int, *pieces: torch.Tensor
+        ctx: Any,
+        h_ND: torch.Tensor,
+        targets_N: torch.Tensor,
+        scale: float,
+        chunk: int | None,
+        *pieces: torch.Tensor,
     ) -> torch.Tensor:
         wide = torch.float64 if h_ND.dtype == torch.float64 else torch.float32
-        wants_h, wants = ctx.needs_input_grad[0], ctx.needs_input_grad[3:]
+        wants_h, wants = ctx.needs_input_grad[0], ctx.needs_input_grad[4:]
         dh_ND = torch.zeros_like(h_ND) if wants_h else None
         dpieces = [
             torch.zeros_like(w, dtype=wide) if want else None for w, want in zip(pieces, wants, strict=True)
         ]
         narrow = [w.to(h_ND.dtype) for w in pieces]
+        rows = sum(map(len, pieces))
+        chunk = max(min(chunk or LOGITS_BYTES // (rows * h_ND.itemsize), len(h_ND)), 1)
+        buffer_CV = h_ND.new_empty(chunk, rows)
         nats = torch.zeros((), dtype=wide, device=h_ND.device)
         for at in range(0, len(h_ND), chunk):
             h_CD, targets_C = h_ND[at : at + chunk], targets_N[at : at + chunk]
-            dlogits = _chunk_gradients(h_CD, targets_C, narrow, wide, nats)
-            for w_VD, g_CV, dw_VD in zip(narrow, dlogits, dpieces, strict=True):
+            logits_CV = buffer_CV[: len(h_CD)]
+            parts = logits_CV.split([len(w) for w in narrow], dim=1)
+            for w_VD, part_CV in zip(narrow, parts, strict=True):
+                torch.mm(h_CD, w_VD.T, out=part_CV)
+            nats += _to_gradients(logits_CV, targets_C, scale, wide)
+            for w_VD, g_CV, dw_VD in zip(narrow, parts, dpieces, strict=True):
                 if dh_ND is not None:
-                    dh_ND[at : at + chunk] += g_CV @ w_VD
-                if dw_VD is not None:
+                    dh_ND[at : at + chunk].addmm_(g_CV, w_VD)
+                if dw_VD is not None and dw_VD.dtype == h_CD.dtype:
+                    dw_VD.addmm_(g_CV.T, h_CD)
+                elif dw_VD is not None:
                     dw_VD += g_CV.T @ h_CD
-        ctx.h_dtype, ctx.piece_dtypes = h_ND.dtype, [w.dtype for w in pieces]
-        ctx.save_for_backward(dh_ND, *dpieces)
-        return nats
+        # Kept here, not among the saved tensors: a gradient that nothing else holds becomes `.grad` without a copy
+        ctx.gradients = [dh_ND, *dpieces]
+        ctx.dtypes = [h_ND.dtype, *(w.dtype for w in pieces)]
+        return nats * scale
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, scale: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        dh_ND, *dpieces = ctx.saved_tensors
-        dh = None if dh_ND is None else (dh_ND * scale).to(ctx.h_dtype)
-        dws = [
-            None if dw is None else (dw * scale).to(dtype)
-            for dw, dtype in zip(dpieces, ctx.piece_dtypes, strict=True)
+    def backward(ctx: Any, factor: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError("the loss can be differentiated once")
+        gradients, ctx.gradients = ctx.gradients, None
+        if factor != 1:
+            gradients = [None if g is None else g.mul_(factor) for g in gradients]
+        dh, *dws = [
+            None if g is None else g.to(dtype) for g, dtype in zip(gradients, ctx.dtypes, strict=True)
         ]
-        return dh, None, None, *dws
+        return dh, None, None, None, *dws
 
 
-def _chunk_gradients(
-    h_CD: torch.Tensor,
-    targets_C: torch.Tensor,
-    pieces: list[torch.Tensor],
-    wide: torch.dtype,
-    nats: torch.Tensor,
-) -> list[torch.Tensor]:
-    """softmax - onehot for each piece, in h's dtype; adds the chunk's loss to `nats` in place.
-
-    Each piece is exponentiated once, against its own maximum, and scaled when the normaliser of all pieces is known.
-    """
-    logits = [(h_CD @ w_VD.T).to(wide) for w_VD in pieces]
-    own = [_own_targets(targets_C, *span) for span in _spans(logits)]
-    for x_CV, (row, column) in zip(logits, own, strict=True):
-        nats -= x_CV[row, column].sum()
-    peaks = [x_CV.amax(1) if x_CV.shape[1] else x_CV.new_full((len(x_CV),), -torch.inf) for x_CV in logits]
-    sums = [x_CV.sub_(peak_C[:, None]).exp_().sum(1) for x_CV, peak_C in zip(logits, peaks, strict=True)]
-    lse_C = torch.stack([p_C + s_C.log() for p_C, s_C in zip(peaks, sums, strict=True)]).logsumexp(0)
-    nats += lse_C.sum()
-    for x_CV, peak_C, (row, column) in zip(logits, peaks, own, strict=True):
-        x_CV.mul_((peak_C - lse_C).exp_()[:, None])
-        x_CV[row, column] -= 1
-    return [x_CV.to(h_CD.dtype) for x_CV in logits]
-
-
-def _spans(logits: list[torch.Tensor]) -> list[tuple[int, int]]:
-    """First row and number of rows of each piece."""
-    rows = [x_CV.shape[1] for x_CV in logits]
-    return [(sum(rows[:i]), count) for i, count in enumerate(rows)]
-
-
-def _own_targets(targets_C: torch.Tensor, first: int, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Positions whose target lies in a piece, and the target's row there."""
-    row = ((targets_C >= first) & (targets_C < first + rows)).nonzero()[:, 0]
-    return row, targets_C[row] - first
+def _to_gradients(
+    logits_CV: torch.Tensor, targets_C: torch.Tensor, scale: float, wide: torch.dtype
+) -> torch.Tensor:
+    """Turn logits into scale * (softmax - onehot), in place, a few rows at a time; returns their loss in nats."""
+    rows = max(SOFTMAX_BYTES // (logits_CV.shape[1] * wide.itemsize), 1)
+    nats = torch.zeros((), dtype=wide, device=logits_CV.device)
+    for x_RV, target_R1 in zip(logits_CV.split(rows), targets_C[:, None].split(rows), strict=True):
+        p_RV = torch.softmax(x_RV, 1, dtype=wide)
+        own_R1 = p_RV.gather(1, target_R1)
+        lost_R = (own_R1[:, 0] < SMALLEST_SHARE).nonzero()[:, 0]
+        nats_R1 = -own_R1.log()
+        if len(lost_R):
+            lost_RV = x_RV[lost_R].to(wide)
+            nats_R1[lost_R] = lost_RV.logsumexp(1, keepdim=True) - lost_RV.gather(1, target_R1[lost_R])
+        nats += nats_R1.sum()
+        x_RV.copy_(p_RV.mul_(scale))
+        x_RV.scatter_(1, target_R1, (own_R1.sub_(1).mul_(scale)).to(x_RV.dtype))
+    return nats

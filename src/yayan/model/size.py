@@ -3,12 +3,15 @@
 Shapes: L layers, D width, F feed-forward width, H heads of width E, K key-value heads, V rows of an end.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-from yayan.model.loss import CHUNK_POSITIONS
+from yayan.model.loss import LOGITS_BYTES, SOFTMAX_BYTES
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
 ADAM_BYTES = 4 + 4 + 4  # of a trained parameter: its gradient and two moments, all float32
 COPY_BYTES = 4  # of a trained row or LoRA pair: its own float32 value, beside the frozen matrix
 
@@ -28,7 +31,7 @@ class Size:
 
     @property
     def projections(self) -> list[tuple[int, int]]:
-        """(out, in) of the seven matrices of a layer."""
+        """(out, in) of the seven matrices of a layer, in the order of PROJECTIONS."""
         D, F, Q, K = self.width, self.feed_forward, self.query_width, self.key_width
         return [(Q, D), (K, D), (K, D), (D, Q), (F, D), (F, D), (D, F)]
 
@@ -40,8 +43,9 @@ class Size:
     def parameters(self) -> int:
         return self.body_parameters + self.ends * self.rows * self.width + self.small
 
-    def lora_parameters(self, rank: int) -> int:
-        return self.layers * sum(rank * (out + inner) for out, inner in self.projections)
+    def lora_parameters(self, rank: int, targets: Sequence[str] = PROJECTIONS) -> int:
+        shapes = [shape for name, shape in zip(PROJECTIONS, self.projections, strict=True) if name in targets]
+        return self.layers * sum(rank * (out + inner) for out, inner in shapes)
 
 
 def size_of(config: Mapping) -> Size:
@@ -86,7 +90,7 @@ def training_cost(
     trained = trained_body + end_parameters
     weights = size.parameters * (4 if whole_body else BYTES[dtype])
     activations = positions * size.layers * (8 * size.width + 4 * size.feed_forward) * BYTES[dtype]
-    logits = 3 * min(CHUNK_POSITIONS, positions) * size.rows * 4
+    logits = min(LOGITS_BYTES, positions * size.rows * BYTES[dtype]) + 2 * SOFTMAX_BYTES
     body_flops = 4 * size.body_parameters + 2 * trained_body + (0 if whole_body else 4 * trained_body)
     head_flops = 4 * size.rows * size.width + 2 * trained_rows * size.width
     attention_flops = 6 * size.layers * size.query_width * sequence_length

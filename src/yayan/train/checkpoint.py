@@ -1,33 +1,36 @@
 """Checkpoints: parameters, optimiser state and the place in the data, whole or not at all, without pickle.
 
 A checkpoint is a folder `step-00000120` with `tensors.safetensors` and `state.json`. It is written under another name
-and renamed; the newest is kept, older ones are removed after that.
+and renamed; older ones than the newest few are removed after that. `best.safetensors` beside them holds parameters
+alone, those that measured best.
 """
 
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+Parameters = Mapping[str, torch.nn.Parameter]
+BEST_NAME = "best.safetensors"
 
 
 def save_checkpoint(
     folder: Path,
-    parameters: Mapping[str, torch.nn.Parameter],
-    optimizer: torch.optim.Optimizer,
+    parameters: Parameters,
+    optimizers: Sequence[torch.optim.Optimizer],
     state: dict,
+    keep: int = 1,
 ) -> None:
-    """Write `folder/step-N` (N = state["step"]) and remove older ones."""
-    tensors = {}
+    """Write `folder/step-N` (N = state["step"]) and remove all but the newest `keep`."""
+    tensors = {f"parameter/{name}": value.detach().contiguous() for name, value in parameters.items()}
     for name, value in parameters.items():
-        tensors[f"parameter/{name}"] = value.detach().contiguous()
-        for moment, moment_value in optimizer.state.get(value, {}).items():
-            tensors[f"{moment}/{name}"] = moment_value.contiguous()
+        for optimizer in optimizers:
+            for key, moment in optimizer.state.get(value, {}).items():
+                tensors[f"{key}/{name}"] = moment.contiguous()
     final = folder / f"step-{state['step']:08d}"
     new = folder / "new"
     shutil.rmtree(new, ignore_errors=True)
@@ -39,9 +42,8 @@ def save_checkpoint(
             os.fsync(file.fileno())
     shutil.rmtree(final, ignore_errors=True)
     new.rename(final)
-    for older in folder.glob("step-*"):
-        if older != final:
-            shutil.rmtree(older)
+    for older in sorted(folder.glob("step-*"))[:-keep]:
+        shutil.rmtree(older)
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -49,15 +51,32 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def load_checkpoint(
-    checkpoint: Path,
-    parameters: Mapping[str, torch.nn.Parameter],
-    optimizer: torch.optim.Optimizer,
+    checkpoint: Path, parameters: Parameters, optimizers: Sequence[torch.optim.Optimizer]
 ) -> dict:
-    """Put parameters and optimiser back, bit for bit; returns the state that was saved with them."""
+    """Put parameters and optimisers back, bit for bit; returns the state that was saved with them."""
     tensors = load_file(checkpoint / "tensors.safetensors")
-    for name, value in parameters.items():
-        value.data.copy_(tensors[f"parameter/{name}"])
-        moments = {key: tensors[f"{key}/{name}"] for key in MOMENTS if f"{key}/{name}" in tensors}
-        if moments:
-            optimizer.state[value] = moments
+    moments: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        kind, _, name = key.partition("/")
+        if kind != "parameter":
+            moments.setdefault(name, {})[kind] = value
+    owner = {id(v): o for o in optimizers for group in o.param_groups for v in group["params"]}
+    for name, parameter in parameters.items():
+        parameter.data.copy_(tensors[f"parameter/{name}"])
+        if name in moments:
+            owner[id(parameter)].state[parameter] = moments[name]
     return json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+
+
+def save_best(folder: Path, parameters: Parameters) -> None:
+    """Keep these parameters as the best ones so far."""
+    folder.mkdir(parents=True, exist_ok=True)
+    new = folder / f"{BEST_NAME}.new"
+    save_file({name: value.detach().contiguous() for name, value in parameters.items()}, new)
+    new.replace(folder / BEST_NAME)
+
+
+def load_best(folder: Path, parameters: Parameters) -> None:
+    """Put the best parameters into place."""
+    for name, value in load_file(folder / BEST_NAME).items():
+        parameters[name].data.copy_(value)

@@ -1,50 +1,85 @@
-"""AdamW with a learning rate for each kind of parameter, and the schedule of the rates."""
+"""AdamW or Muon with a learning rate for each kind of parameter, and the schedule of the rates."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 BETAS = (0.9, 0.95)
 MAX_GRADIENT_NORM = 1.0
 
+Schedule = Literal["cosine", "wsd"]
+
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters that share a learning rate. `decay`: decoupled weight decay (arXiv:1711.05101) of its matrices."""
+    """Parameters that share a learning rate. `decay`: decoupled weight decay (arXiv:1711.05101) of its matrices.
+
+    `muon`: its matrices are stepped by Muon, the rest by AdamW as everywhere.
+    """
 
     parameters: dict[str, torch.nn.Parameter]
     learning_rate: float
     decay: float = 0.0
+    muon: bool = False
 
 
-def make_optimizer(groups: Mapping[str, Group]) -> torch.optim.AdamW:
-    """AdamW over the groups, in torch's fused form (one pass over each tensor); norms and biases do not decay."""
-    settings = []
+def make_optimizers(groups: Mapping[str, Group]) -> list[torch.optim.Optimizer]:
+    """AdamW over the groups, in torch's fused form (one pass over each tensor); norms and biases do not decay.
+
+    Muon (Jordan et al. 2024) with the scale that gives its steps the size of AdamW's (arXiv:2502.16982), so that both
+    take the same learning rate.
+    """
+    adamw: list[dict] = []
+    muon: list[dict] = []
     for name, group in groups.items():
         matrices = [value for value in group.parameters.values() if value.ndim > 1]
         vectors = [value for value in group.parameters.values() if value.ndim <= 1]
         for label, values, decay in ((name, matrices, group.decay), (f"{name} vectors", vectors, 0.0)):
+            rate = group.learning_rate
+            settings = {"params": values, "lr": rate, "peak": rate, "weight_decay": decay, "name": label}
             if values:
-                rate = group.learning_rate
-                settings.append(
-                    {"params": values, "lr": rate, "peak": rate, "weight_decay": decay, "name": label}
-                )
-    return torch.optim.AdamW(settings, betas=BETAS, fused=True)
+                (muon if group.muon and values is matrices else adamw).append(settings)
+    optimizers: list[torch.optim.Optimizer] = []
+    if adamw:
+        optimizers.append(torch.optim.AdamW(adamw, betas=BETAS, fused=True))
+    if muon:
+        optimizers.append(torch.optim.Muon(muon, adjust_lr_fn="match_rms_adamw"))
+    return optimizers
 
 
-def rate_factor(step: int, steps: int, warmup_steps: int, floor: float = 0.1) -> float:
-    """Share of the peak rate at a step counted from 0: linear warm-up, then a cosine down to `floor`."""
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    progress = (step - warmup_steps) / max(steps - warmup_steps, 1)
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+@dataclass(frozen=True)
+class Rates:
+    """Share of the peak rate at each of `steps` steps: a linear warm-up, then down to `floor`.
+
+    `cosine`: along a cosine from the warm-up on. `wsd` (arXiv:2404.06395): at the peak until the last `decay` share of
+    the steps, then along a line.
+    """
+
+    steps: int
+    warmup_steps: int
+    schedule: Schedule = "cosine"
+    decay: float = 0.2
+    floor: float = 0.1
+
+    def factor(self, step: int) -> float:
+        """At a step counted from 0."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        falling = self.warmup_steps
+        if self.schedule == "wsd":
+            falling = max(falling, self.steps - round(self.steps * self.decay))
+        progress = min(max((step - falling) / max(self.steps - falling, 1), 0.0), 1.0)
+        shape = 1 - progress if self.schedule == "wsd" else 0.5 * (1 + math.cos(math.pi * progress))
+        return self.floor + (1 - self.floor) * shape
 
 
-def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * factor
+def set_rates(optimizers: Sequence[torch.optim.Optimizer], factor: float) -> None:
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
 
 
 def clip_gradients(parameters: list[torch.nn.Parameter]) -> float:

@@ -16,7 +16,7 @@ class Sft(Training):
     rows_learning_rate: float = 1e-3
     """Peak learning rate of the rows of the ends."""
     warmup: float = 0.03
-    """Share of the steps in which the rates rise to their peak, after which they fall as a cosine to a tenth."""
+    """Share of the steps in which the rates rise to their peak."""
     epochs: float = 3.0
     """Passes over the first shards folder."""
 

@@ -11,6 +11,7 @@ from peft import LoraConfig
 from yayan.corpus.batches import Mixture, Shards
 from yayan.errors import UserError
 from yayan.model.adapters import add_lora, lora_config, save_adapter
+from yayan.model.attention import Attention
 from yayan.model.ends import Rows, TwoEnds, first_trained_row
 from yayan.model.folder import (
     GENERATION_FILE,
@@ -21,11 +22,12 @@ from yayan.model.folder import (
     old_rows,
 )
 from yayan.model.load import load_model, read_config
+from yayan.model.size import PROJECTIONS, Projection
 from yayan.stage import InputPath, Stage
 from yayan.tokenizer import load_tokenizer
 from yayan.train.heldout import make_evaluation
-from yayan.train.loop import Plan, train
-from yayan.train.optim import Group
+from yayan.train.loop import CHECKPOINTS, Plan, train
+from yayan.train.optim import Group, Rates, Schedule
 from yayan.weights.stream import TensorSpec, TensorWriter, open_tensors
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -45,12 +47,22 @@ class Training(Stage):
     """What is trained: LoRA on the body and rows of the two ends (an adapter), or the whole model."""
     rows: Rows = "new"
     """Rows of the input and output ends that are trained: those that `grow` added, all, or none."""
+    head_rows: Rows | None = None
+    """Rows of the output end, where they are others than those of the input end."""
     rank: int = 64
     """Rank of the LoRA pairs."""
     alpha: int = 128
     """Scale of the LoRA pairs, divided by the rank."""
     dropout: float = 0.0
     """Dropout before the LoRA pairs."""
+    targets: list[Projection] = field(default_factory=lambda: list(PROJECTIONS))
+    """Projections of each layer that get a LoRA pair."""
+    rslora: bool = False
+    """Divide the scale of the LoRA pairs by the root of the rank instead (rank-stabilised LoRA)."""
+    dora: bool = False
+    """Train the length of each weight's rows apart from their direction (DoRA): slower."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """What steps the body's matrices in full training; all else is always stepped by AdamW."""
     learning_rate: float = 2e-4
     """Peak learning rate of the body (LoRA or whole)."""
     rows_learning_rate: float = 2e-3
@@ -58,7 +70,11 @@ class Training(Stage):
     weight_decay: float = 0.0
     """Decoupled weight decay of the body's matrices."""
     warmup: float = 0.05
-    """Share of the steps in which the rates rise to their peak, after which they fall as a cosine to a tenth."""
+    """Share of the steps in which the rates rise to their peak."""
+    schedule: Schedule = "cosine"
+    """How they fall to a tenth: as a cosine from then on, or along a line in the last part of the steps (wsd)."""
+    decay: float = 0.2
+    """Share of the steps in which the rates fall, with --schedule wsd."""
     epochs: float = 1.0
     """Passes over the first shards folder."""
     steps: int | None = None
@@ -71,14 +87,26 @@ class Training(Stage):
     """Batches in one optimiser step."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the matrix products; what is trained is always kept in float32."""
+    attention: Attention = "auto"
+    """Attention inside documents: one call for each, one kernel for all (varlen, GPU), or transformers' dense mask."""
+    checkpointing: bool = False
+    """Keep only each layer's input for the backward pass and compute the rest again: less memory, a third more time."""
     heldout: dict[str, InputPath] = field(default_factory=dict)
     """Held-out texts by name to measure in bits per byte: --heldout.zh FILE."""
     heldout_bytes: int = 200_000
     """Bytes of each held-out text that are measured during training."""
     evaluate_every: int = 100
     """Optimiser steps between two measurements of the held-out texts."""
+    best: bool = False
+    """Hand out the parameters that were best on the first held-out text, not the last ones."""
+    patience: int | None = None
+    """End after so many measurements without a better first held-out text (none: never)."""
+    bound: dict[str, float] = field(default_factory=dict)
+    """Alarm when a held-out text gets worse by more than this share of its start: --bound.en 0.1."""
     save_minutes: float = 5.0
     """Minutes between two checkpoints (a run that was interrupted goes on from the newest)."""
+    keep: int = 1
+    """Newest checkpoints that are kept while it runs."""
     seed: int = 1
     """Seed of the data's order, of LoRA's start and of dropout."""
     threads: int | None = None
@@ -89,11 +117,15 @@ class Training(Stage):
         tokenizer = load_tokenizer(self.model)
         for folder in self.shards:
             Shards.open(folder, tokenizer=tokenizer.sha256)
-        self.first_row()
+        self.first_rows()
 
-    def first_row(self) -> int:
-        rows: Rows = "all" if self.train == "full" else self.rows
-        return first_trained_row(rows, int(read_config(self.model)["vocab_size"]), old_rows(self.model))
+    def first_rows(self) -> tuple[int, int]:
+        """The first trained row of the input end and of the output end."""
+        rows: tuple[Rows, Rows] = ("all", "all")
+        if self.train != "full":
+            rows = self.rows, self.head_rows or self.rows
+        size, old = int(read_config(self.model)["vocab_size"]), old_rows(self.model)
+        return first_trained_row(rows[0], size, old), first_trained_row(rows[1], size, old)
 
     def run(self, work: Path) -> dict[str, object]:
         if self.threads:
@@ -112,7 +144,7 @@ class Training(Stage):
             sizes = save_adapter(ends, adapter, str(self.model), work)
         for folder in self.shards:
             copy_files(folder, work, [TEMPLATE_FILE])
-        shutil.rmtree(work / "checkpoints")
+        shutil.rmtree(work / CHECKPOINTS)
         return counts | metrics | sizes | {"data": mixture.describe()} | inherited(self.model)
 
 
@@ -120,17 +152,17 @@ def check_options(options: Training) -> None:
     """UserError for values that cannot work, each by its name."""
     config = read_config(options.model)
     positive = ("rank", "alpha", "sequence_length", "batch_size", "accumulation", "evaluate_every", "epochs")
-    for name in (*positive, "learning_rate", "rows_learning_rate"):
+    for name in (*positive, "learning_rate", "rows_learning_rate", "keep"):
         if getattr(options, name) <= 0:
             raise UserError(f"{name} is {getattr(options, name)}", where=name, cure="give more than 0")
     for name in ("weight_decay", "save_minutes", "seed"):
         if getattr(options, name) < 0:
             raise UserError(f"{name} is {getattr(options, name)}", where=name, cure="give 0 or more")
-    for name in ("steps", "heldout_bytes", "threads"):
+    for name in ("steps", "heldout_bytes", "threads", "patience"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}", where=name, cure="give at least 1")
-    for name in ("warmup", "dropout"):
+    for name in ("warmup", "dropout", "decay"):
         if not 0 <= getattr(options, name) < 1:
             raise UserError(
                 f"{name} is {getattr(options, name)}", where=name, cure="give a share from 0 to below 1"
@@ -142,21 +174,54 @@ def check_options(options: Training) -> None:
     if options.share and len(options.share) != len(options.shards):
         what = f"{len(options.share)} shares for {len(options.shards)} shards folders"
         raise UserError(what, where="share", cure="give one share for each")
+    refuse_contradictions(options)
+
+
+def refuse_contradictions(options: Training) -> None:
+    """UserError for options that say nothing together."""
+    tied = read_config(options.model).get("tie_word_embeddings", False)
+    if options.head_rows not in (None, options.rows) and tied:
+        what = "this model's two ends are one matrix, which trains the same rows"
+        raise UserError(what, where="head_rows", cure="leave it out")
+    if options.optimizer == "muon" and options.train != "full":
+        raise UserError("muon steps whole matrices", where="optimizer", cure="give --train full, or adamw")
+    if not options.targets:
+        raise UserError(
+            "no projection is named", where="targets", cure=f"name some of {', '.join(PROJECTIONS)}"
+        )
+    if (options.best or options.patience) and not options.heldout:
+        name = "best" if options.best else "patience"
+        raise UserError("there is no held-out text to go by", where=name, cure="give one, --heldout.zh FILE")
+    for name, bound in options.bound.items():
+        if name not in options.heldout:
+            raise UserError("there is no held-out text of this name", where=f"bound.{name}", cure="give one")
+        if bound <= 0:
+            raise UserError(f"the bound is {bound}", where=f"bound.{name}", cure="give a share above 0")
 
 
 def build(options: Training) -> tuple[TwoEnds, dict[str, Group], LoraConfig | None]:
     """The model with its ends in hand, the parameter groups, and LoRA's settings (None in full training)."""
     narrow = options.dtype == "bfloat16" and options.train != "full"
     model = load_model(options.model, torch.bfloat16 if narrow else torch.float32)
-    ends = TwoEnds(model, options.first_row())
+    ends = TwoEnds(model, *options.first_rows(), attention=options.attention)
     if options.train == "full":
         body = {name: value for name, value in model.named_parameters() if value.requires_grad}
         adapter: LoraConfig | None = None
     else:
-        adapter = lora_config(options.rank, options.alpha, options.dropout)
+        adapter = lora_config(
+            options.rank,
+            options.alpha,
+            options.dropout,
+            options.targets,
+            rslora=options.rslora,
+            dora=options.dora,
+        )
         body = add_lora(ends, adapter, options.seed)
+    if options.checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    muon = options.optimizer == "muon"
     groups = {
-        "body": Group(body, options.learning_rate, options.weight_decay),
+        "body": Group(body, options.learning_rate, options.weight_decay, muon),
         "rows": Group(dict(ends.trained_rows()), options.rows_learning_rate),
     }
     return ends, {name: group for name, group in groups.items() if group.parameters}, adapter
@@ -184,14 +249,17 @@ def make_plan(options: Training, mixture: Mixture) -> Plan:
     """Steps from the options, or as many as the first source's epochs take."""
     steps = options.steps or max(round(mixture.steps(options.epochs) / options.accumulation), 1)
     return Plan(
-        steps=steps,
+        rates=Rates(steps, round(steps * options.warmup), options.schedule, options.decay),
         positions_per_step=options.sequence_length * options.batch_size * options.accumulation,
         accumulation=options.accumulation,
-        warmup_share=options.warmup,
         seed=options.seed,
-        dtype=DTYPES[options.dtype],
+        autocast=options.train == "full" and options.dtype == "bfloat16",
         evaluate_every=options.evaluate_every,
         save_seconds=60 * options.save_minutes,
+        keep=options.keep,
+        best=options.best,
+        patience=options.patience,
+        bounds=options.bound,
     )
 
 

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from yayan.errors import UserError
 from yayan.evaluate.cuts import show
 from yayan.evaluate.page import Table
-from yayan.evaluate.pictures import INK, LINES, STYLE, standalone, svg_of
 from yayan.model.folder import read_config, write_json
 from yayan.model.size import Size, size_of
+from yayan.pictures import INK, LINES, STYLE, standalone, svg_of
 from yayan.progress import Progress
 from yayan.vocab.base import Base
 

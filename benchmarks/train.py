@@ -1,0 +1,235 @@
+"""How many tokens a second does training take in, and in how much memory, against the usual stack?
+
+Question  Tokens a second and anonymous memory of `yayan pretrain`, for three shapes and two ways of training.
+Peer      Trainer of `transformers` with `peft`, set as the reference project sets them: LoRA of rank 64 on the seven
+          projections, embedding and head whole in modules_to_save, bfloat16, no padding, no checkpointing.
+Limit     The operations that a token costs over this machine's own rate in square products, in the same format.
+Command   python benchmarks/train.py --data DATA --out OUT [--shape A --way lora --dtype bfloat16]
+
+Both train the same parameters (lora: the pairs and all rows of both ends; full: everything) on the same sequences of
+512 tokens: ours whole documents packed by best fit, attention and positions inside them; the peer's the same ids, cut
+into blocks, attention over their borders, as the reference does it. AdamW on both sides. They take turns, each in a
+process of its own; a rate is that of the fastest turn, of its steps behind the first three. Memory is the peak of
+anonymous memory of the whole process. The weights are random: no figure here says how well anything was learned.
+Where we expect to lose: nothing is won where the body is large and the vocabulary small, since both call the same
+matrix products; --vocabulary 32000 shows it.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from processes import Usage, measure, parser_of, refuse_busy_machine
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from yayan.check import matmul_rate
+from yayan.corpus.shards import Shards
+from yayan.model.size import size_of, training_cost
+
+SHAPES: Mapping[str, Mapping[str, int]] = {  # and steps that are timed
+    "A": {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 688},
+    "B": {"hidden_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 16, "intermediate_size": 2752},
+    "C": {"hidden_size": 4096, "num_hidden_layers": 2, "num_attention_heads": 32, "intermediate_size": 11008},
+}
+STEPS = {"A": 16, "B": 10, "C": 7}
+WARM = 3  # steps that are not timed
+LENGTH, RANK, ALPHA = 512, 64, 128
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def main() -> None:
+    options = read_arguments()
+    if options.as_peer:
+        run_peer(options)
+        return
+    refuse_busy_machine(options.most_load)
+    options.out.mkdir(parents=True, exist_ok=True)
+    rate = matmul_rate(DTYPES[options.dtype], seconds=5)
+    print(
+        f"{options.dtype}, sequences of {LENGTH}, vocabulary {options.vocabulary:,}, square products at",
+        end=" ",
+    )
+    print(f"{rate / 1e9:,.0f} GFLOP/s, {torch.get_num_threads()} threads", flush=True)
+    print(
+        "| shape | trained | batch | ours, tokens/s | peer | ours / peer | of the matmul rate: ours | peer |",
+        end="",
+    )
+    print(" memory, MB: ours | peer |\n|" + " --- |" * 2 + " ---: |" * 8, flush=True)
+    for shape in options.shape:
+        for way in options.way:
+            print(row(options, shape, way, rate), flush=True)
+
+
+def read_arguments() -> argparse.Namespace:
+    parser = parser_of(__doc__)
+    parser.add_argument("--data", type=Path, help="folder of the corpora and tokenizers")
+    parser.add_argument("--shape", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--way", nargs="+", choices=("lora", "full"), default=["lora", "full"])
+    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
+    parser.add_argument("--vocabulary", type=int, default=55_296)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--runs", type=int, default=2)
+    parser.add_argument("--ours-only", action="store_true")
+    parser.add_argument("--as-peer", type=Path, help=argparse.SUPPRESS)  # the model
+    return parser.parse_args()
+
+
+def row(options: argparse.Namespace, shape: str, way: str, rate: float) -> str:
+    """Both sides in turns."""
+    model, shards = prepare(options, shape)
+    steps = STEPS[shape]
+    ours: list[tuple[float, Usage]] = []
+    peers: list[tuple[float, Usage]] = []
+    for _ in range(options.runs):
+        ours.append(run_ours(options, model, shards, way, steps))
+        if not options.ours_only:
+            words = ["--as-peer", model, "--out", options.out, "--way", way, "--dtype", options.dtype]
+            words += ["--batch-size", options.batch_size, "--shape", shape]
+            words += ["--vocabulary", options.vocabulary]
+            usage = measure([sys.executable, __file__, *words])
+            peers.append((json.loads((options.out / "peer.json").read_text())["tokens_per_second"], usage))
+    flops = operations(model, way, options)
+    best = [max(side, key=lambda run: run[0]) for side in (ours, peers) if side]
+    speeds, memory = (
+        [run[0] for run in best],
+        [min(r[1].peak_bytes for r in side) for side in (ours, peers) if side],
+    )
+    shares = [f"{speed * flops / rate:.0%}" for speed in speeds]
+    if not peers:
+        cells = [f"{speeds[0]:,.0f}", "", "", shares[0], "", f"{memory[0] / 1e6:,.0f}", ""]
+    else:
+        cells = [f"{speeds[0]:,.0f}", f"{speeds[1]:,.0f}", f"{speeds[0] / speeds[1]:.2f}", *shares]
+        cells += [f"{size / 1e6:,.0f}" for size in memory]
+    return f"| {shape} | {way} | {options.batch_size} x {LENGTH} | {' | '.join(cells)} |"
+
+
+def operations(model: Path, way: str, options: argparse.Namespace) -> float:
+    """Floating-point operations for each token, by count: no recomputation."""
+    size = size_of(json.loads((model / "config.json").read_text()))
+    whole = way == "full"
+    cost = training_cost(
+        size,
+        trained_body=size.body_parameters if whole else size.lora_parameters(RANK),
+        trained_rows=size.rows,
+        whole_body=whole,
+        dtype=options.dtype,
+        positions=options.batch_size * LENGTH,
+        sequence_length=LENGTH,
+    )
+    return cost.flops_per_token
+
+
+def prepare(options: argparse.Namespace, shape: str) -> tuple[Path, Path]:
+    """A random model of the shape with a tokenizer that was made for the corpus, and shards; kept for the next call."""
+    corpus = [options.data / name / "train.jsonl.xz" for name in ("zh-lctt-tech", "zh-juejin", "zh-weekly")]
+    tokenizer, shards = (
+        options.out / f"tokenizer-{options.vocabulary}",
+        options.out / f"shards-{options.vocabulary}",
+    )
+    base = options.data.parent / "base" / "en-base-21m"
+    yayan(
+        "vocab",
+        "--base",
+        base,
+        "--corpus",
+        *corpus,
+        "--size",
+        max(options.vocabulary, 32_001),
+        "--out",
+        tokenizer,
+    )
+    yayan("pack", "--tokenizer", tokenizer, "--corpus", *corpus[1:], "--out", shards)
+    model = options.out / f"model-{shape}-{options.vocabulary}"
+    if not (model / "config.json").exists():
+        config = LlamaConfig(
+            vocab_size=max(options.vocabulary, 32_001), max_position_embeddings=2048, **SHAPES[shape]
+        )
+        torch.manual_seed(1)
+        LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(model)
+        for file in tokenizer.glob("token*"):
+            (model / file.name).write_bytes(file.read_bytes())
+    return model, shards
+
+
+def yayan(*words: object) -> Usage:
+    return measure([sys.executable, "-m", "yayan", *words])
+
+
+def run_ours(
+    options: argparse.Namespace, model: Path, shards: Path, way: str, steps: int
+) -> tuple[float, Usage]:
+    """Tokens a second of the steps behind the first ones, and what the process took."""
+    out = options.out / "ours"
+    train = ["--train", way, "--rows", "all", "--rank", RANK, "--alpha", ALPHA, "--dtype", options.dtype]
+    sizes = [
+        "--sequence-length",
+        LENGTH,
+        "--batch-size",
+        options.batch_size,
+        "--steps",
+        steps,
+        "--save-minutes",
+        60,
+    ]
+    usage = yayan("pretrain", "--again", "--model", model, "--shards", shards, "--out", out, *train, *sizes)
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return rate_of([line["seconds"] for line in lines], options.batch_size * LENGTH), usage
+
+
+def rate_of(ends: Sequence[float], tokens_per_step: int) -> float:
+    """Tokens a second from the seconds at which steps ended."""
+    return tokens_per_step * (len(ends) - WARM) / (ends[-1] - ends[WARM - 1])
+
+
+def run_peer(options: argparse.Namespace) -> None:
+    """The usual stack; writes its rate."""
+    from peft import LoraConfig, TaskType, get_peft_model
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    (shape,), (way,) = options.shape, options.way
+    half = options.dtype == "bfloat16"
+    dtype = torch.bfloat16 if half and way == "lora" else torch.float32
+    model: Any = LlamaForCausalLM.from_pretrained(options.as_peer, dtype=dtype)
+    if way == "lora":
+        ends = ["embed_tokens", "lm_head"]
+        settings = {"r": RANK, "lora_alpha": ALPHA, "lora_dropout": 0.0, "target_modules": list(PROJECTIONS)}
+        model = get_peft_model(model, LoraConfig(TaskType.CAUSAL_LM, modules_to_save=ends, **settings))
+    ends_of_steps: list[float] = []
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, *_: object, **__: object) -> None:
+            ends_of_steps.append(time.monotonic())
+
+    ids = Shards.open(options.out / f"shards-{options.vocabulary}").ids
+    steps = STEPS[shape]
+    blocks = np.array(ids[: steps * options.batch_size * LENGTH]).reshape(-1, LENGTH).astype(np.int64)
+    examples = [{"input_ids": block, "labels": block.clone()} for block in torch.from_numpy(blocks)]
+    arguments = TrainingArguments(
+        output_dir=str(options.out / "peer"),
+        per_device_train_batch_size=options.batch_size,
+        max_steps=steps,
+        learning_rate=2e-4,
+        weight_decay=0.0,
+        bf16=half,
+        use_cpu=True,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        logging_strategy="no",
+        dataloader_num_workers=0,
+    )
+    Trainer(model=model, args=arguments, train_dataset=examples, callbacks=[Clock()]).train()
+    trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
+    rate = rate_of(ends_of_steps, options.batch_size * LENGTH)
+    (options.out / "peer.json").write_text(json.dumps({"tokens_per_second": rate, "trained": trained}))
+
+
+if __name__ == "__main__":
+    main()
