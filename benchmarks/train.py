@@ -2,14 +2,16 @@
 
 Question  Tokens a second and anonymous memory of `yayan pretrain`, for three shapes and two ways of training.
 Peer      Trainer of `transformers` with `peft`, set as the reference project sets them: LoRA of rank 64 on the seven
-          projections, embedding and head whole in modules_to_save, bfloat16, no padding, no checkpointing.
+          projections, embedding and head whole in modules_to_save, bfloat16, no padding, no checkpointing. `lora`:
+          what is trained is float32 on both sides, as DeepSpeed keeps it there; `lora16`: the peer's whole embedding
+          and head and their moments stay in bfloat16, as `peft` leaves them without it (ours are float32 always).
 Limit     The operations that a token costs over this machine's own rate in square products, in the same format.
 Command   python benchmarks/train.py --data DATA --out OUT [--shape A --way lora --dtype bfloat16]
 
-Both train the same parameters (lora: the pairs and all rows of both ends; full: everything) on the same sequences of
-512 tokens: ours whole documents packed by best fit, attention and positions inside them; the peer's the same ids, cut
-into blocks, attention over their borders, as the reference does it. AdamW on both sides. They take turns, each in a
-process of its own; a rate is that of the fastest turn, of its steps behind the first three. Memory is the peak of
+Both train the same parameters (lora: the LoRA pairs and all rows of both ends; full: everything) on sequences of 512
+tokens: ours whole documents packed by best fit, attention and positions inside them; the peer's the same ids, cut into
+blocks, attention over their borders, as the reference does it. AdamW on both sides. They take turns, each in a
+process of its own; a rate is that of the fastest turn, of its steps behind the first two. Memory is the peak of
 anonymous memory of the whole process. The weights are random: no figure here says how well anything was learned.
 Where we expect to lose: nothing is won where the body is large and the vocabulary small, since both call the same
 matrix products; --vocabulary 32000 shows it.
@@ -37,8 +39,8 @@ SHAPES: Mapping[str, Mapping[str, int]] = {  # and steps that are timed
     "B": {"hidden_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 16, "intermediate_size": 2752},
     "C": {"hidden_size": 4096, "num_hidden_layers": 2, "num_attention_heads": 32, "intermediate_size": 11008},
 }
-STEPS = {"A": 16, "B": 10, "C": 7}
-WARM = 3  # steps that are not timed
+STEPS = {"A": 16, "B": 8, "C": 5}
+WARM = 2  # steps that are not timed
 LENGTH, RANK, ALPHA = 512, 64, 128
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -71,7 +73,9 @@ def read_arguments() -> argparse.Namespace:
     parser = parser_of(__doc__)
     parser.add_argument("--data", type=Path, help="folder of the corpora and tokenizers")
     parser.add_argument("--shape", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--way", nargs="+", choices=("lora", "full"), default=["lora", "full"])
+    parser.add_argument(
+        "--way", nargs="+", choices=("lora", "lora16", "full"), default=["lora", "lora16", "full"]
+    )
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
     parser.add_argument("--vocabulary", type=int, default=55_296)
     parser.add_argument("--batch-size", type=int, default=4)
@@ -167,7 +171,18 @@ def run_ours(
 ) -> tuple[float, Usage]:
     """Tokens a second of the steps behind the first ones, and what the process took."""
     out = options.out / "ours"
-    train = ["--train", way, "--rows", "all", "--rank", RANK, "--alpha", ALPHA, "--dtype", options.dtype]
+    train = [
+        "--train",
+        way.removesuffix("16"),
+        "--rows",
+        "all",
+        "--rank",
+        RANK,
+        "--alpha",
+        ALPHA,
+        "--dtype",
+        options.dtype,
+    ]
     sizes = [
         "--sequence-length",
         LENGTH,
@@ -195,12 +210,15 @@ def run_peer(options: argparse.Namespace) -> None:
 
     (shape,), (way,) = options.shape, options.way
     half = options.dtype == "bfloat16"
-    dtype = torch.bfloat16 if half and way == "lora" else torch.float32
+    dtype = torch.bfloat16 if half and way != "full" else torch.float32
     model: Any = LlamaForCausalLM.from_pretrained(options.as_peer, dtype=dtype)
-    if way == "lora":
+    if way != "full":
         ends = ["embed_tokens", "lm_head"]
         settings = {"r": RANK, "lora_alpha": ALPHA, "lora_dropout": 0.0, "target_modules": list(PROJECTIONS)}
         model = get_peft_model(model, LoraConfig(TaskType.CAUSAL_LM, modules_to_save=ends, **settings))
+    for value in model.parameters():
+        if value.requires_grad and way == "lora":
+            value.data = value.data.float()
     ends_of_steps: list[float] = []
 
     class Clock(TrainerCallback):  # type: ignore[misc]

@@ -38,7 +38,7 @@ class TwoEnds(nn.Module):
 
     `first`: the first trained row of the embedding, and of the head unless `first_head` is given. Tied ends share one
     parameter, so one number. `embedding` [R, D] and `head` [R, D] (None when tied) are float32. The wrapped model's own
-    matrices are not changed until `write_back`.
+    matrix is not changed until `write_back`; where all rows are trained it is emptied until then.
     """
 
     def __init__(
@@ -59,8 +59,8 @@ class TwoEnds(nn.Module):
         if self.tied and self.first_head != self.first:
             raise UserError("this model's two ends are one matrix", where="head_rows", cure="leave it out")
         use_attention(model, attention)
-        self.embedding = nn.Parameter(old_embedding[first:].detach().float().clone())
-        self.head = None if self.tied else nn.Parameter(old_head[self.first_head :].detach().float().clone())
+        self.embedding = take_rows(old_embedding, self.first)
+        self.head = None if self.tied else take_rows(old_head, self.first_head)
 
     def trained_rows(self) -> dict[str, nn.Parameter]:
         """Module name -> rows, as PEFT names them; nothing where no row is trained."""
@@ -106,12 +106,30 @@ class TwoEnds(nn.Module):
         `scale`: 1 / the number of targets of the optimiser step.
         """
         h_BTD = self.hidden(ids_BT, positions_BT)
+        if torch.is_autocast_enabled(h_BTD.device.type):  # which leaves the residual stream wide
+            h_BTD = h_BTD.to(torch.get_autocast_dtype(h_BTD.device.type))
         counts_BT = targets_BT != IGNORED
         return linear_cross_entropy(h_BTD[counts_BT], self.head_pieces(), targets_BT[counts_BT], scale)
 
     @torch.no_grad()
     def write_back(self) -> None:
         """Put the trained rows into the wrapped model's matrices, rounded once to their dtype."""
-        self.model.get_input_embeddings().weight[self.first :] = self.embedding
+        put_rows(self.model.get_input_embeddings().weight, self.first, self.embedding)
         if self.head is not None:
-            self.model.get_output_embeddings().weight[self.first_head :] = self.head
+            put_rows(self.model.get_output_embeddings().weight, self.first_head, self.head)
+
+
+def take_rows(weight: nn.Parameter, first: int) -> nn.Parameter:
+    """The rows from `first` on as a parameter of their own; if they are all, only the shape stays in `weight`."""
+    rows = nn.Parameter(weight[first:].detach().float().clone())
+    if first == 0:
+        weight.data = weight.data[:1].clone().expand_as(weight)
+    return rows
+
+
+def put_rows(weight: nn.Parameter, first: int, rows: nn.Parameter) -> None:
+    """Put them back, rounded once to the dtype of `weight`."""
+    if first == 0:
+        weight.data = rows.detach().to(weight.dtype, copy=True)
+    else:
+        weight[first:] = rows

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 # Of the logits that are there at once: thin matrix products are slow, and each chunk adds to the whole weight gradient
 LOGITS_BYTES = 128 << 20
-SOFTMAX_BYTES = 12 << 20  # of their wide copy, so that it stays in the cache
+SOFTMAX_BYTES = 2 << 20  # of a wide copy of some of their rows, so that it stays in the cache
 SMALLEST_SHARE = 1e-30  # softmax values below lose digits
 IGNORED = -100  # a target that costs nothing, as in torch
 
@@ -54,8 +54,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         wide = torch.float64 if h_ND.dtype == torch.float64 else torch.float32
         wants_h, wants = ctx.needs_input_grad[0], ctx.needs_input_grad[4:]
         dh_ND = torch.zeros_like(h_ND) if wants_h else None
-        dpieces = [
-            torch.zeros_like(w, dtype=wide) if want else None for w, want in zip(pieces, wants, strict=True)
+        dpieces: list[torch.Tensor | None] = [
+            torch.zeros_like(w, dtype=wide) if want and not len(h_ND) else None
+            for w, want in zip(pieces, wants, strict=True)
         ]
         narrow = [w.to(h_ND.dtype) for w in pieces]
         rows = sum(map(len, pieces))
@@ -69,13 +70,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
             for w_VD, part_CV in zip(narrow, parts, strict=True):
                 torch.mm(h_CD, w_VD.T, out=part_CV)
             nats += _to_gradients(logits_CV, targets_C, scale, wide)
-            for w_VD, g_CV, dw_VD in zip(narrow, parts, dpieces, strict=True):
+            for i, (w_VD, g_CV) in enumerate(zip(narrow, parts, strict=True)):
                 if dh_ND is not None:
                     dh_ND[at : at + chunk].addmm_(g_CV, w_VD)
-                if dw_VD is not None and dw_VD.dtype == h_CD.dtype:
-                    dw_VD.addmm_(g_CV.T, h_CD)
-                elif dw_VD is not None:
-                    dw_VD += g_CV.T @ h_CD
+                if wants[i]:
+                    dpieces[i] = _with_product(dpieces[i], g_CV.T, h_CD, wide)
         # Kept here, not among the saved tensors: a gradient that nothing else holds becomes `.grad` without a copy
         ctx.gradients = [dh_ND, *dpieces]
         ctx.dtypes = [h_ND.dtype, *(w.dtype for w in pieces)]
@@ -95,14 +94,26 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return dh, None, None, None, *dws
 
 
+def _with_product(
+    total: torch.Tensor | None, a: torch.Tensor, b: torch.Tensor, wide: torch.dtype
+) -> torch.Tensor:
+    """total + a b, in place, in the wide dtype."""
+    if total is None:
+        return (a @ b).to(wide)
+    return total.addmm_(a, b) if total.dtype == a.dtype else total.add_(a @ b)
+
+
 def _to_gradients(
     logits_CV: torch.Tensor, targets_C: torch.Tensor, scale: float, wide: torch.dtype
 ) -> torch.Tensor:
     """Turn logits into scale * (softmax - onehot), in place, a few rows at a time; returns their loss in nats."""
     rows = max(SOFTMAX_BYTES // (logits_CV.shape[1] * wide.itemsize), 1)
     nats = torch.zeros((), dtype=wide, device=logits_CV.device)
+    # Allocated once: memory that is new each time costs more than what is computed in it
+    wide_RV, softmax_RV = torch.empty(2, rows, logits_CV.shape[1], dtype=wide, device=logits_CV.device)
     for x_RV, target_R1 in zip(logits_CV.split(rows), targets_C[:, None].split(rows), strict=True):
-        p_RV = torch.softmax(x_RV, 1, dtype=wide)
+        p_RV = softmax_RV[: len(x_RV)]
+        torch.softmax(wide_RV[: len(x_RV)].copy_(x_RV), 1, out=p_RV)
         own_R1 = p_RV.gather(1, target_R1)
         lost_R = (own_R1[:, 0] < SMALLEST_SHARE).nonzero()[:, 0]
         nats_R1 = -own_R1.log()
@@ -110,6 +121,6 @@ def _to_gradients(
             lost_RV = x_RV[lost_R].to(wide)
             nats_R1[lost_R] = lost_RV.logsumexp(1, keepdim=True) - lost_RV.gather(1, target_R1[lost_R])
         nats += nats_R1.sum()
-        x_RV.copy_(p_RV.mul_(scale))
+        torch.mul(p_RV, scale, out=x_RV)
         x_RV.scatter_(1, target_R1, (own_R1.sub_(1).mul_(scale)).to(x_RV.dtype))
     return nats

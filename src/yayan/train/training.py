@@ -218,7 +218,7 @@ def build(options: Training) -> tuple[TwoEnds, dict[str, Group], LoraConfig | No
         )
         body = add_lora(ends, adapter, options.seed)
     if options.checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     muon = options.optimizer == "muon"
     groups = {
         "body": Group(body, options.learning_rate, options.weight_decay, muon),
