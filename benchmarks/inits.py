@@ -30,9 +30,9 @@ from statistics import mean
 import torch
 from mixture import mixture_of, take, write_texts
 
-from yayan.check import matmul_rate
 from yayan.corpus.batches import Batch, Mixture
 from yayan.corpus.pack import Pack
+from yayan.machine import DTYPES, matmul_rate
 from yayan.model.folder import read_config
 from yayan.model.size import size_of, training_cost
 from yayan.progress import Progress
@@ -42,7 +42,7 @@ from yayan.train.heldout import make_evaluation
 from yayan.train.loop import Plan, Run, Trainer
 from yayan.train.optim import Rates
 from yayan.train.pretrain import Pretrain
-from yayan.train.training import DTYPES, build, count, make_mixture, make_plan
+from yayan.train.training import build, count, make_mixture, make_plan
 from yayan.vocab.grow import Grow
 from yayan.vocab.init import NEED_CORPUS
 from yayan.vocab.learn import Vocab

@@ -30,9 +30,9 @@ import torch
 from processes import Usage, measure, parser_of, refuse_busy_machine
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from yayan.check import matmul_rate
 from yayan.corpus.shards import Shards
-from yayan.model.size import size_of, training_cost
+from yayan.machine import DTYPES, matmul_rate
+from yayan.model.size import TrainingCost, size_of, training_cost
 
 SHAPES: Mapping[str, Mapping[str, int]] = {  # and steps that are timed
     "A": {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 688},
@@ -43,7 +43,6 @@ STEPS = {"A": 16, "B": 8, "C": 5}
 WARM = 2  # steps that are not timed
 LENGTH, RANK, ALPHA = 512, 64, 128
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def main() -> None:
@@ -63,7 +62,7 @@ def main() -> None:
         "| shape | trained | batch | ours, tokens/s | peer | ours / peer | of the matmul rate: ours | peer |",
         end="",
     )
-    print(" memory, MB: ours | peer |\n|" + " --- |" * 2 + " ---: |" * 8, flush=True)
+    print(" memory, MB: ours | predicted | peer |\n|" + " --- |" * 2 + " ---: |" * 9, flush=True)
     for shape in options.shape:
         for way in options.way:
             print(row(options, shape, way, rate), flush=True)
@@ -99,26 +98,24 @@ def row(options: argparse.Namespace, shape: str, way: str, rate: float) -> str:
             words += ["--vocabulary", options.vocabulary]
             usage = measure([sys.executable, __file__, *words])
             peers.append((json.loads((options.out / "peer.json").read_text())["tokens_per_second"], usage))
-    flops = operations(model, way, options)
+    cost = cost_of(model, way, options)
     best = [max(side, key=lambda run: run[0]) for side in (ours, peers) if side]
-    speeds, memory = (
-        [run[0] for run in best],
-        [min(r[1].peak_bytes for r in side) for side in (ours, peers) if side],
-    )
-    shares = [f"{speed * flops / rate:.0%}" for speed in speeds]
-    if not peers:
-        cells = [f"{speeds[0]:,.0f}", "", "", shares[0], "", f"{memory[0] / 1e6:,.0f}", ""]
-    else:
-        cells = [f"{speeds[0]:,.0f}", f"{speeds[1]:,.0f}", f"{speeds[0] / speeds[1]:.2f}", *shares]
-        cells += [f"{size / 1e6:,.0f}" for size in memory]
+    speeds = [run[0] for run in best]
+    memory = [min(run[1].peak_bytes for run in side) for side in (ours, peers) if side]
+    shares = [f"{speed * cost.flops_per_token / rate:.0%}" for speed in speeds]
+    columns = [[f"{speed:,.0f}" for speed in speeds], shares, [f"{size / 1e6:,.0f}" for size in memory]]
+    (speed, *peer_speed), (share, *peer_share), (held, *peer_held) = columns
+    ratio = [f"{speeds[0] / speeds[1]:.2f}"] if peers else []
+    one = [speed, *(peer_speed or [""]), *(ratio or [""]), share, *(peer_share or [""])]
+    cells = [*one, held, f"{cost.memory_bytes / 1e6:,.0f}", *(peer_held or [""])]
     return f"| {shape} | {way} | {options.batch_size} x {LENGTH} | {' | '.join(cells)} |"
 
 
-def operations(model: Path, way: str, options: argparse.Namespace) -> float:
-    """Floating-point operations for each token, by count: no recomputation."""
+def cost_of(model: Path, way: str, options: argparse.Namespace) -> TrainingCost:
+    """Operations for each token, by count, and the memory that `yayan check` predicts for ours."""
     size = size_of(json.loads((model / "config.json").read_text()))
     whole = way == "full"
-    cost = training_cost(
+    return training_cost(
         size,
         trained_body=size.body_parameters if whole else size.lora_parameters(RANK),
         trained_rows=size.rows,
@@ -127,7 +124,6 @@ def operations(model: Path, way: str, options: argparse.Namespace) -> float:
         positions=options.batch_size * LENGTH,
         sequence_length=LENGTH,
     )
-    return cost.flops_per_token
 
 
 def prepare(options: argparse.Namespace, shape: str) -> tuple[Path, Path]:

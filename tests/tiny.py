@@ -4,9 +4,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from transformers import LlamaConfig, LlamaForCausalLM
+
+from yayan.corpus.shards import Shards
 
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 PIECES = ["<unk>", "<s>", "</s>", *BYTES, "▁", "a", "b", "c", "d", "e", "你", "好", "世", "界", "▁a", "bc"]
@@ -63,3 +66,13 @@ def make_base(
     size = make_tokenizer(folder)
     make_model(folder, rows=size + padding, tied=tied, dtype=dtype)
     return size
+
+
+def make_shards(lengths: list[int], mask: np.ndarray | None = None, tokenizer: str = "t") -> Shards:
+    """Shards whose token i of all has the id i, so that an id tells where it stands."""
+    ids = np.arange(sum(lengths), dtype=np.uint32)
+    starts = np.cumsum(lengths) - lengths
+    learned = np.ones(len(ids), bool) if mask is None else mask == 1
+    learned[starts] = False
+    index = {"tokenizer": tokenizer, "targets": int(learned.sum())}
+    return Shards(Path("shards"), index, ids, mask, np.array(lengths, np.int64))

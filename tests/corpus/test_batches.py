@@ -5,7 +5,6 @@ import threading
 from collections import Counter
 from contextlib import closing
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.tiny import make_model
+from tests.tiny import make_model, make_shards
 from yayan.corpus.batches import IGNORED, Batch, Mixture, Source
 from yayan.corpus.shards import Shards
 from yayan.errors import UserError
@@ -23,16 +22,6 @@ from yayan.model.load import load_model
 
 PAD = 7_777_777
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=30).filter(lambda lengths: max(lengths) > 1)
-
-
-def make_shards(lengths: list[int], mask: np.ndarray | None = None, tokenizer: str = "t") -> Shards:
-    """Shards whose token i of all has the id i, so that an id tells where it stands."""
-    ids = np.arange(sum(lengths), dtype=np.uint32)
-    starts = np.cumsum(lengths) - lengths
-    learned = np.ones(len(ids), bool) if mask is None else mask == 1
-    learned[starts] = False
-    index = {"tokenizer": tokenizer, "targets": int(learned.sum())}
-    return Shards(Path("shards"), index, ids, mask, np.array(lengths, np.int64))
 
 
 def mix(shards: list[Shards], shares: list[float], length: int, batch: int = 2, seed: int = 0) -> Mixture:

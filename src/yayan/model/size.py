@@ -12,8 +12,8 @@ from yayan.model.loss import LOGITS_BYTES, SOFTMAX_BYTES
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
-ADAM_BYTES = 4 + 4 + 4  # of a trained parameter: its gradient and two moments, all float32
-COPY_BYTES = 4  # of a trained row or LoRA pair: its own float32 value, beside the frozen matrix
+MOMENTS_BYTES = 4 + 4  # of a trained parameter
+IMPORTED_BYTES = 290 << 20  # Python with torch, transformers and peft
 
 
 @dataclass(frozen=True)
@@ -80,23 +80,43 @@ def training_cost(
     dtype: str,
     positions: int,
     sequence_length: int,
+    checkpointing: bool = False,
 ) -> TrainingCost:
     """The cost of a step over `positions` positions at once; an estimate from counts, not a measurement.
 
-    Each weight costs 2 operations forward and 2 for the gradient of its input; trained ones 2 more. Activations kept
-    for the backward pass: about 8 D + 4 F numbers for each position and layer, as the body computes them.
+    Operations: each weight costs 2 forward and 2 for the gradient of its input; trained ones 2 more. Memory is that of
+    the fuller of two moments: the loss, when all activations are kept and the head's gradient is made, or the end of
+    the backward pass, when all gradients are there. `trained_rows`: of each end.
     """
-    end_parameters = trained_rows * size.ends * size.width
-    trained = trained_body + end_parameters
-    weights = size.parameters * (4 if whole_body else BYTES[dtype])
-    activations = positions * size.layers * (8 * size.width + 4 * size.feed_forward) * BYTES[dtype]
-    logits = min(LOGITS_BYTES, positions * size.rows * BYTES[dtype]) + 2 * SOFTMAX_BYTES
+    rows_each = trained_rows * size.width
+    trained = trained_body + rows_each * size.ends
     body_flops = 4 * size.body_parameters + 2 * trained_body + (0 if whole_body else 4 * trained_body)
-    head_flops = 4 * size.rows * size.width + 2 * trained_rows * size.width
+    head_flops = 4 * size.rows * size.width + 2 * rows_each
     attention_flops = 6 * size.layers * size.query_width * sequence_length
-    copies = COPY_BYTES * (end_parameters if whole_body else trained)
+    # Frozen weights in their own format; what is trained in float32, with two moments
+    frozen_rows = 0 if trained_rows == size.rows else size.rows
+    frozen = (0 if whole_body else size.body_parameters) + frozen_rows * size.ends * size.width
+    held = IMPORTED_BYTES + frozen * BYTES[dtype] + trained * (4 + MOMENTS_BYTES)
+    narrow = (
+        2 if dtype != "float32" else 0
+    )  # the head's own copy for the products, and a product before it is widened
+    logits = min(LOGITS_BYTES, positions * size.rows * BYTES[dtype]) + 2 * SOFTMAX_BYTES
+    kept = activation_bytes(size, dtype, positions, whole_body=whole_body, checkpointing=checkpointing)
+    at_loss = kept + logits + rows_each * (4 + 2 * narrow)
     return TrainingCost(
         trained_parameters=trained,
-        memory_bytes=weights + copies + trained * ADAM_BYTES + activations + logits,
+        memory_bytes=held + max(at_loss, 4 * trained),
         flops_per_token=body_flops + head_flops + attention_flops,
     )
+
+
+def activation_bytes(size: Size, dtype: str, positions: int, *, whole_body: bool, checkpointing: bool) -> int:
+    """What the body keeps for the backward pass, as `transformers` computes it: its norms keep float32 copies.
+
+    Numbers for each position and layer, of the model's width and of the feed-forward's, fitted to measurements.
+    """
+    wide, feed = (48, 6) if whole_body and dtype != "float32" else (28, 4)
+    layer = positions * (wide * size.width + feed * size.feed_forward) * BYTES[dtype]
+    if checkpointing:
+        return layer + size.layers * positions * size.width * BYTES[dtype]
+    return size.layers * layer

@@ -9,7 +9,7 @@ library versions, which the state records).
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from yayan.corpus.batches import IGNORED, Batch, Mixture
 from yayan.errors import WorkError
 from yayan.model.ends import TwoEnds
 from yayan.progress import Progress
+from yayan.train.boards import Board
 from yayan.train.checkpoint import (
     latest_checkpoint,
     load_best,
@@ -75,7 +76,13 @@ class Trainer:
     """One training: what moves, how far it is, and where it is written."""
 
     def __init__(
-        self, ends: TwoEnds, groups: Mapping[str, Group], mixture: Mixture, plan: Plan, work: Path
+        self,
+        ends: TwoEnds,
+        groups: Mapping[str, Group],
+        mixture: Mixture,
+        plan: Plan,
+        work: Path,
+        boards: Sequence[Board] = (),
     ) -> None:
         self.ends, self.mixture, self.plan, self.work = ends, mixture, plan, work
         self.parameters = {
@@ -83,7 +90,7 @@ class Trainer:
         }
         self.optimizers = make_optimizers(groups)
         self.run = self._resume()
-        self.metrics = Metrics(work, self.run.step)
+        self.metrics = Metrics(work, self.run.step, boards)
 
     def _resume(self) -> Run:
         """The state of the newest checkpoint, or a beginning."""
@@ -165,6 +172,7 @@ def train(
     plan: Plan,
     work: Path,
     evaluate: Evaluate | None = None,
+    boards: Sequence[Board] = (),
 ) -> dict[str, object]:
     """Train the groups' parameters for `plan.steps` optimiser steps, resuming from `work/checkpoints` if there.
 
@@ -173,7 +181,7 @@ def train(
     a step whose loss or gradient is not finite; the checkpoint before it stays. Ctrl-C and SIGTERM end it behind a
     step, with a checkpoint.
     """
-    trainer = Trainer(ends, groups, mixture, plan, work)
+    trainer = Trainer(ends, groups, mixture, plan, work, boards)
     run, metrics = trainer.run, trainer.metrics
     if run.step == 0 and (first := trainer.measure(evaluate)):
         metrics.write({"step": 0, "tokens": 0, "seconds": 0.0, "bits_per_byte": first})

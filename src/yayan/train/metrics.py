@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from yayan.pictures import draw_training, standalone
+from yayan.train.boards import Board
 
 METRICS_NAME, PICTURE_NAME = "metrics.jsonl", "curves.svg"
 
@@ -12,8 +13,9 @@ METRICS_NAME, PICTURE_NAME = "metrics.jsonl", "curves.svg"
 class Metrics:
     """`metrics.jsonl` of a folder. A resumed run takes back the lines beyond its `step`."""
 
-    def __init__(self, folder: Path, step: int) -> None:
-        self.path = folder / METRICS_NAME
+    def __init__(self, folder: Path, step: int, boards: Sequence[Board] = ()) -> None:
+        """`boards` take each line as well."""
+        self.path, self.boards = folder / METRICS_NAME, boards
         kept = [line for line in self.lines() if step and line["step"] <= step]
         self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
@@ -25,6 +27,8 @@ class Metrics:
     def write(self, line: dict) -> None:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        for board in self.boards:
+            board(line)
 
     def draw(self) -> None:
         """Loss and held-out texts as `curves.svg`."""

@@ -1,6 +1,9 @@
 """What `pretrain` and `sft` have in common: their options, their checks, and the run from shards to an adapter."""
 
 import shutil
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -9,7 +12,7 @@ import torch
 from peft import LoraConfig
 
 from yayan.corpus.batches import Mixture, Shards
-from yayan.errors import UserError
+from yayan.machine import DTYPES, matmul_rate
 from yayan.model.adapters import add_lora, lora_config, save_adapter
 from yayan.model.attention import Attention
 from yayan.model.ends import Rows, TwoEnds, first_trained_row
@@ -22,15 +25,17 @@ from yayan.model.folder import (
     old_rows,
 )
 from yayan.model.load import load_model, read_config
-from yayan.model.size import PROJECTIONS, Projection
+from yayan.model.size import PROJECTIONS, Projection, TrainingCost, size_of, training_cost
 from yayan.stage import InputPath, Stage
 from yayan.tokenizer import load_tokenizer
+from yayan.train.boards import open_boards
+from yayan.train.checks import check_options
 from yayan.train.heldout import make_evaluation
 from yayan.train.loop import CHECKPOINTS, Plan, train
 from yayan.train.optim import Group, Rates, Schedule
 from yayan.weights.stream import TensorSpec, TensorWriter, open_tensors
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+MEASURED_SECONDS = 0.25  # for each rate of the machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +112,10 @@ class Training(Stage):
     """Minutes between two checkpoints (a run that was interrupted goes on from the newest)."""
     keep: int = 1
     """Newest checkpoints that are kept while it runs."""
+    tensorboard: bool = False
+    """Write the figures for TensorBoard as well, to OUT/tensorboard."""
+    wandb: str | None = None
+    """Send the figures to this project of wandb as well."""
     seed: int = 1
     """Seed of the data's order, of LoRA's start and of dropout."""
     threads: int | None = None
@@ -137,7 +146,16 @@ class Training(Stage):
             self.heldout, load_tokenizer(self.model), self.heldout_bytes, self.sequence_length
         )
         counts = {f"{name}_parameters": count(group) for name, group in groups.items()}
-        metrics = train(ends, groups, mixture, plan, work, evaluation)
+        rate = measure_rate(self.dtype)
+        with ExitStack() as stack:
+            shown = {**counts, "options": {name: str(value) for name, value in vars(self).items()}}
+            boards = open_boards(stack, work, tensorboard=self.tensorboard, wandb=self.wandb, options=shown)
+            metrics = train(ends, groups, mixture, plan, work, evaluation, boards)
+        flops = cost_of(self, read_config(self.model), old_rows(self.model)).flops_per_token
+        metrics |= {
+            "matmul_flops_per_second": round(rate),
+            "share_of_matmul_rate": round(float(metrics["tokens_per_second"]) * flops / rate, 3),  # type: ignore[arg-type]
+        }
         if adapter is None:
             sizes = save_model(ends, self.model, work)
         else:
@@ -148,55 +166,34 @@ class Training(Stage):
         return counts | metrics | sizes | {"data": mixture.describe()} | inherited(self.model)
 
 
-def check_options(options: Training) -> None:
-    """UserError for values that cannot work, each by its name."""
-    config = read_config(options.model)
-    positive = ("rank", "alpha", "sequence_length", "batch_size", "accumulation", "evaluate_every", "epochs")
-    for name in (*positive, "learning_rate", "rows_learning_rate", "keep"):
-        if getattr(options, name) <= 0:
-            raise UserError(f"{name} is {getattr(options, name)}", where=name, cure="give more than 0")
-    for name in ("weight_decay", "save_minutes", "seed"):
-        if getattr(options, name) < 0:
-            raise UserError(f"{name} is {getattr(options, name)}", where=name, cure="give 0 or more")
-    for name in ("steps", "heldout_bytes", "threads", "patience"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UserError(f"{name} is {value}", where=name, cure="give at least 1")
-    for name in ("warmup", "dropout", "decay"):
-        if not 0 <= getattr(options, name) < 1:
-            raise UserError(
-                f"{name} is {getattr(options, name)}", where=name, cure="give a share from 0 to below 1"
-            )
-    positions = int(config["max_position_embeddings"])
-    if options.sequence_length > positions:
-        what = f"sequences of {options.sequence_length} are longer than the model's {positions} positions"
-        raise UserError(what, where="sequence_length", cure=f"give at most {positions}")
-    if options.share and len(options.share) != len(options.shards):
-        what = f"{len(options.share)} shares for {len(options.shards)} shards folders"
-        raise UserError(what, where="share", cure="give one share for each")
-    refuse_contradictions(options)
+def measure_rate(dtype: str) -> float:
+    """Operations a second of this machine in the number format; says so if float32 would be faster."""
+    rate = matmul_rate(DTYPES[dtype], MEASURED_SECONDS)
+    if dtype != "float32" and (wide := matmul_rate(torch.float32, MEASURED_SECONDS)) > rate:
+        what = f"{rate / 1e9:,.0f} GFLOP/s in {dtype}, {wide / 1e9:,.0f} in float32"
+        print(f"  this machine does {what}: --dtype float32 is faster here", file=sys.stderr, flush=True)
+    return rate
 
 
-def refuse_contradictions(options: Training) -> None:
-    """UserError for options that say nothing together."""
-    tied = read_config(options.model).get("tie_word_embeddings", False)
-    if options.head_rows not in (None, options.rows) and tied:
-        what = "this model's two ends are one matrix, which trains the same rows"
-        raise UserError(what, where="head_rows", cure="leave it out")
-    if options.optimizer == "muon" and options.train != "full":
-        raise UserError("muon steps whole matrices", where="optimizer", cure="give --train full, or adamw")
-    if not options.targets:
-        raise UserError(
-            "no projection is named", where="targets", cure=f"name some of {', '.join(PROJECTIONS)}"
-        )
-    if (options.best or options.patience) and not options.heldout:
-        name = "best" if options.best else "patience"
-        raise UserError("there is no held-out text to go by", where=name, cure="give one, --heldout.zh FILE")
-    for name, bound in options.bound.items():
-        if name not in options.heldout:
-            raise UserError("there is no held-out text of this name", where=f"bound.{name}", cure="give one")
-        if bound <= 0:
-            raise UserError(f"the bound is {bound}", where=f"bound.{name}", cure="give a share above 0")
+def cost_of(options: Training, config: Mapping, old_rows: int | None) -> TrainingCost:
+    """What a step takes, from the model's configuration."""
+    size, whole = size_of(config), options.train == "full"
+    kinds: list[Rows] = ["all"] if whole else [options.rows, options.head_rows or options.rows]
+    first = [first_trained_row(kind, size.rows, old_rows) for kind in kinds]
+    trained_body = {
+        "full": size.body_parameters + size.small,
+        "lora": size.lora_parameters(options.rank, options.targets),
+    }[options.train]
+    return training_cost(
+        size,
+        trained_body=trained_body,
+        trained_rows=sum(size.rows - row for row in first) // len(first),
+        whole_body=whole,
+        dtype=options.dtype,
+        positions=options.batch_size * options.sequence_length,
+        sequence_length=options.sequence_length,
+        checkpointing=options.checkpointing,
+    )
 
 
 def build(options: Training) -> tuple[TwoEnds, dict[str, Group], LoraConfig | None]:
