@@ -19,11 +19,12 @@ NEW = 7
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("rows", ["new", "all", "none"])
-def test_plain_peft_loads_what_we_write(tmp_path: Path, tied: bool, rows: str) -> None:
+@pytest.mark.parametrize("dora", [False, True])
+def test_plain_peft_loads_what_we_write(tmp_path: Path, tied: bool, rows: str, dora: bool) -> None:
     size = make_base(tmp_path / "base", tied=tied)
     first = {"new": size - NEW, "all": 0, "none": size}[rows]
     ends = TwoEnds(load_model(tmp_path / "base"), first)
-    config = lora_config(rank=4, alpha=6, dropout=0.0)
+    config = lora_config(rank=4, alpha=6, dropout=0.0, dora=dora)
     pairs = add_lora(ends, config, seed=1)
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():

@@ -65,6 +65,7 @@ def adapter(base: Path, tmp_path: Path) -> Path:
 OPTIONS = {
     "lora": {},
     "rslora": {"use_rslora": True},
+    "dora": {"use_dora": True, "trainable_token_indices": BOTH_ENDS},
     "some modules": {"target_modules": ["q_proj", "down_proj"]},
     "head": {"target_modules": ["k_proj", "lm_head"]},
     "ranks": {"rank_pattern": {"v_proj": 2, "layers.1.mlp.up_proj": 5}},
@@ -230,7 +231,7 @@ def assert_refused(base: Path, adapters: list[Path], out: Path, sentence: str) -
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"use_dora": True}, "LoRA with use_dora = True is not merged"),
+        ({"use_dora": True}, "lengths None do not fit its pair"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"alpha_pattern": {"q_proj": 2}}, "alpha_pattern"),
         ({"bias": "all"}, "LoRA with bias = all"),
@@ -253,7 +254,7 @@ def test_a_config_that_is_not_plain_lora_is_refused(
     [
         (lambda t: t.pop(f"{FIRST}.lora_B.weight"), r"does not fit model\.layers\.0\.self_attn\.q_proj"),
         (lambda t: t.pop(f"{FIRST}.lora_A.weight"), r"does not fit model\.layers\.0\.self_attn\.q_proj"),
-        (lambda t: t.update({f"{FIRST}.lora_magnitude_vector": torch.ones(24)}), "of an unknown kind"),
+        (lambda t: t.update({f"{FIRST}.lora_magnitude_vector": torch.ones(24)}), "do not fit its pair for"),
         (lambda t: t.update({"lora_A.weight": torch.ones(24)}), "of an unknown kind"),
         (
             lambda t: t.update({f"{FIRST.replace('0', '9')}.lora_A.weight": torch.ones(3, 24)}),

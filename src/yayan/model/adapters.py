@@ -64,10 +64,17 @@ def add_lora(ends: TwoEnds, config: LoraConfig, seed: int) -> dict[str, torch.nn
     return pairs
 
 
+def stored_name(name: str) -> str:
+    """A parameter's name as PEFT stores it: without the adapter's own, and DoRA's lengths without `weight`."""
+    return name.replace("lora_magnitude_vector.default.weight", "lora_magnitude_vector").replace(
+        ".default", ""
+    )
+
+
 def adapter_tensors(ends: TwoEnds) -> dict[str, torch.Tensor]:
     """The adapter's tensors under PEFT's names, float32."""
     tensors = {
-        PREFIX + name.replace(".default", ""): value.detach()
+        PREFIX + stored_name(name): value.detach()
         for name, value in ends.model.named_parameters()
         if "lora_" in name
     }

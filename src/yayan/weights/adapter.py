@@ -1,7 +1,8 @@
 """An adapter folder in PEFT's format: which tensors of a base it changes, by low-rank pairs or by whole token rows.
 
 The tensors are named `base_model.model.MODULE.` followed by `lora_A.weight` [r, in] and `lora_B.weight` [out, r] (LoRA,
-https://arxiv.org/abs/2106.09685; rank-stabilised: https://arxiv.org/abs/2312.03732), or by
+https://arxiv.org/abs/2106.09685; rank-stabilised: https://arxiv.org/abs/2312.03732), with `lora_magnitude_vector` [out]
+as well (DoRA, https://arxiv.org/abs/2402.09353: the length that each row of the sum is brought to), or by
 `token_adapter.trainable_tokens_delta` [rows, d]: in spite of its name the values of the rows, whose ids stand in the
 configuration under `trainable_token_indices`.
 """
@@ -18,7 +19,7 @@ from yayan.model.folder import INPUT_END, OUTPUT_END, read_json
 from yayan.weights.stream import TensorSource, TensorSpec, open_tensors
 
 PREFIX = "base_model.model."
-LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
+LORA_A, LORA_B, LENGTHS = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
 TOKEN_ROWS = ".token_adapter.trainable_tokens_delta"
 
 # Options of LoRA under which the merged weight is another one than W + s B A, or more than that.
@@ -34,7 +35,6 @@ NOT_PLAIN = (
     "monteclora_config",
     "target_parameters",
     "use_bdlora",
-    "use_dora",
     "use_qalora",
 )
 # Initialisations that leave the base as it is; others (pissa, olora, loftq ...) train against a changed one.
@@ -50,6 +50,7 @@ class Adapter:
     alpha: float
     rank_stabilised: bool
     pairs: dict[str, str]  # tensor of the base -> what the names of its A and B begin with
+    with_lengths: bool  # each pair has lengths as well (DoRA)
     rows: dict[
         str, tuple[str, torch.Tensor]
     ]  # tensor of the base -> name of the values, ids of the rows (int64)
@@ -64,6 +65,10 @@ class Adapter:
         b_OR = self.tensors.read(self.pairs[name] + LORA_B)
         rank = a_RI.shape[0]
         return a_RI, b_OR, self.alpha / (math.sqrt(rank) if self.rank_stabilised else rank)
+
+    def lengths(self, name: str) -> torch.Tensor | None:
+        """The length [out] that each row of W + s B A is brought to; None: the one it has."""
+        return self.tensors.read(self.pairs[name] + LENGTHS) if self.with_lengths else None
 
 
 def read_adapter(folder: Path, base: Mapping[str, TensorSpec], *, tied: bool) -> Adapter:
@@ -86,7 +91,7 @@ def read_adapter(folder: Path, base: Mapping[str, TensorSpec], *, tied: bool) ->
     if tied and OUTPUT_END in base and INPUT_END in rows:
         rows[OUTPUT_END] = rows[INPUT_END]  # the file holds both names of the one matrix
     alpha, rank_stabilised = float(config.get("lora_alpha", 8)), bool(config.get("use_rslora"))
-    adapter = Adapter(folder, tensors, alpha, rank_stabilised, pairs, rows)
+    adapter = Adapter(folder, tensors, alpha, rank_stabilised, pairs, bool(config.get("use_dora")), rows)
     refuse_misfits(adapter, base, tied)
     return adapter
 
@@ -108,7 +113,7 @@ def refuse_other_kinds(config: dict, folder: Path) -> None:
 
 def split_key(key: str, folder: Path) -> tuple[str, str]:
     """`base_model.model.MODULE.KIND` to MODULE and KIND; UserError for another key."""
-    for kind in (LORA_A, LORA_B, TOKEN_ROWS):
+    for kind in (LORA_A, LORA_B, LENGTHS, TOKEN_ROWS):
         if key.startswith(PREFIX) and key.endswith(kind):
             return key.removeprefix(PREFIX).removesuffix(kind), kind
     cure = "only LoRA pairs and token rows are merged"
@@ -146,6 +151,10 @@ def refuse_misfits(adapter: Adapter, base: Mapping[str, TensorSpec], tied: bool)
         if len(a) != 2 or len(b) != 2 or a[0] != b[1] or (b[0], a[1]) != base[target].shape:
             what = f"the LoRA pair {b} x {a} does not fit {target} {base[target].shape}"
             raise UserError(what, where=folder, cure=cure)
+        lengths = shapes.get(stem + LENGTHS)
+        if lengths != ((b[0],) if adapter.with_lengths else None):
+            what = f"the adapter's lengths {lengths} do not fit its pair for {target} and use_dora"
+            raise UserError(what, where=folder, cure="save the adapter again")
     for target, (key, ids) in adapter.rows.items():
         height, width = base[target].shape
         if shapes[key] != (len(ids), width):

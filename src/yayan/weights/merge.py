@@ -1,4 +1,7 @@
-"""Adapters into their base: W + s B A and trained token rows, one tensor in memory, proved before it is done."""
+"""Adapters into their base, one tensor in memory, proved before it is done.
+
+W + s B A, its rows brought to DoRA's lengths where there are some, and trained token rows.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +36,7 @@ from yayan.weights.stream import (
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SAMPLED_ROWS = 8
+NORM_EPS = 64  # roundings that a float32 norm of a row may be off by
 BLOCK_ROWS = 4096  # rows of an adapter that are converted at once
 
 
@@ -140,6 +144,8 @@ def merge_tensor(
         if name in adapter.pairs:
             a_RI, b_OR, scale = adapter.pair(name)
             merged += (b_OR.float() @ a_RI.float()).mul_(scale)
+            if (lengths_O := adapter.lengths(name)) is not None:
+                merged *= (lengths_O.float() / torch.linalg.norm(merged, dim=1))[:, None]
         if name in adapter.rows:
             key, ids = adapter.rows[name]
             values = adapter.tensors.read(key)
@@ -198,6 +204,11 @@ def expected_rows(
             wanted += scale * (b_KR @ a_RI)
             magnitude = abs(scale) * (b_KR.abs() @ a_RI.abs()) + wanted.abs()
             bound += magnitude * (a_RI.shape[0] + 2) * torch.finfo(torch.float32).eps
+            if (lengths_O := adapter.lengths(name)) is not None:
+                factor_K1 = (lengths_O[ids].double() / torch.linalg.norm(wanted, dim=1))[:, None]
+                wanted *= factor_K1
+                bound *= factor_K1.abs()
+                bound += wanted.abs() * NORM_EPS * torch.finfo(torch.float32).eps
         if name in adapter.rows:
             key, trained = adapter.rows[name]
             values = adapter.tensors.read(key)
