@@ -43,6 +43,27 @@ def test_plain_peft_loads_what_we_write(tmp_path: Path, tied: bool, rows: str, d
         )  # sums in another order
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_plain_peft_loads_rows_alone(tmp_path: Path, tied: bool) -> None:
+    size = make_base(tmp_path / "base", tied=tied)
+    ends = TwoEnds(load_model(tmp_path / "base"), size - NEW)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for value in ends.trained_rows().values():
+            value.add_(0.3 * torch.randn(value.shape, generator=generator))
+    (tmp_path / "adapter").mkdir()
+    save_adapter(ends, None, str(tmp_path / "base"), tmp_path / "adapter")
+    settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert settings["peft_type"] == "TRAINABLE_TOKENS"
+    assert settings["token_indices"] == list(range(size - NEW, size))
+    ids = torch.arange(size - 40, size)[None]
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
+    theirs = PeftModel.from_pretrained(plain, tmp_path / "adapter").eval()
+    with torch.no_grad():
+        ours = ends.logits(ends.hidden(ids)[0])
+        torch.testing.assert_close(theirs(input_ids=ids).logits[0], ours, rtol=1e-5, atol=3e-5)
+
+
 def test_the_names_and_shapes_on_the_disk(tmp_path: Path) -> None:
     size = make_base(tmp_path / "base")
     ends = TwoEnds(load_model(tmp_path / "base"), size - NEW)

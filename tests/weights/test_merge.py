@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, TrainableTokensConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from tests.tiny import make_base, make_model, make_tokenizer
@@ -110,6 +110,21 @@ def test_a_tied_matrix_stored_twice_is_changed_twice(tmp_path: Path) -> None:
     merged = load_file(tmp_path / "out" / "model.safetensors")
     assert torch.equal(merged["lm_head.weight"], merged["model.embed_tokens.weight"])
     assert not torch.equal(merged["lm_head.weight"], tensors["lm_head.weight"])
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_rows_alone_equal_peft(tmp_path: Path, tied: bool) -> None:
+    make_base(tmp_path / "base", padding=2, tied=tied)
+    ends = ["embed_tokens"] if tied else ["embed_tokens", "lm_head"]
+    config = TrainableTokensConfig(task_type="CAUSAL_LM", target_modules=ends, token_indices=NEW_ROWS)
+    model = get_peft_model(load_model(tmp_path / "base"), config)
+    for value in model.parameters():
+        if value.requires_grad:
+            value.data += 0.5
+    model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    (tmp_path / "out").mkdir()
+    merge_adapters(tmp_path / "base", [tmp_path / "adapter"], tmp_path / "out")
+    assert_bitwise(tmp_path / "out", merged_by_peft(tmp_path / "base", [tmp_path / "adapter"], torch.float32))
 
 
 def test_adapters_follow_one_another(base: Path, tmp_path: Path) -> None:
@@ -237,7 +252,7 @@ def assert_refused(base: Path, adapters: list[Path], out: Path, sentence: str) -
         ({"bias": "all"}, "LoRA with bias = all"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights = pissa"),
         ({"peft_type": "IA3"}, "an adapter of type IA3 is not merged"),
-        ({"trainable_token_indices": None}, "does not say which"),
+        ({"trainable_token_indices": None}, "do not say which"),
         ({"trainable_token_indices": {"embed_tokens": [1, 2], "lm_head": NEW_ROWS}}, "do not fit 2 ids"),
         ({"trainable_token_indices": {"embed_tokens": [1, 2, 999], "lm_head": NEW_ROWS}}, "up to id 999"),
     ],

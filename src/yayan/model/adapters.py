@@ -10,7 +10,7 @@ from copy import copy
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
+from peft import LoraConfig, TrainableTokensConfig, inject_adapter_in_model
 from safetensors.torch import load_file, save_file
 
 from yayan.errors import WorkError
@@ -19,10 +19,9 @@ from yayan.model.lora import LoraLinear
 from yayan.model.size import PROJECTIONS
 
 PREFIX = "base_model.model."
-ROWS_KEY = {
-    "embed_tokens": PREFIX + "model.embed_tokens.token_adapter.trainable_tokens_delta",
-    "lm_head": PREFIX + "lm_head.token_adapter.trainable_tokens_delta",
-}
+MODULES = {"embed_tokens": "model.embed_tokens", "lm_head": "lm_head"}
+ROWS_BESIDE_LORA = ".token_adapter.trainable_tokens_delta"
+ROWS_ALONE = ".trainable_tokens_delta"  # PEFT has a kind of adapter of its own for them
 
 
 def lora_config(
@@ -71,7 +70,7 @@ def stored_name(name: str) -> str:
     )
 
 
-def adapter_tensors(ends: TwoEnds) -> dict[str, torch.Tensor]:
+def adapter_tensors(ends: TwoEnds, rows_key: str = ROWS_BESIDE_LORA) -> dict[str, torch.Tensor]:
     """The adapter's tensors under PEFT's names, float32."""
     tensors = {
         PREFIX + stored_name(name): value.detach()
@@ -79,16 +78,18 @@ def adapter_tensors(ends: TwoEnds) -> dict[str, torch.Tensor]:
         if "lora_" in name
     }
     for module, rows in ends.trained_rows().items():
-        tensors[ROWS_KEY[module]] = rows.detach()
+        tensors[PREFIX + MODULES[module] + rows_key] = rows.detach()
     return tensors
 
 
-def save_adapter(ends: TwoEnds, config: LoraConfig, base: str, folder: Path) -> dict[str, object]:
+def save_adapter(ends: TwoEnds, config: LoraConfig | None, base: str, folder: Path) -> dict[str, object]:
     """Write `adapter_config.json` and `adapter_model.safetensors`, read them back, return sizes.
 
-    Raises WorkError if a tensor is not finite or did not arrive.
+    `config`: None if rows alone were trained, the same of both ends. Raises WorkError if a tensor is not finite or did
+    not arrive.
     """
-    tensors = {name: value.contiguous() for name, value in adapter_tensors(ends).items()}
+    rows_key = ROWS_ALONE if config is None else ROWS_BESIDE_LORA
+    tensors = {name: value.contiguous() for name, value in adapter_tensors(ends, rows_key).items()}
     for name, value in tensors.items():
         if not torch.isfinite(value).all():
             raise WorkError(
@@ -97,9 +98,13 @@ def save_adapter(ends: TwoEnds, config: LoraConfig, base: str, folder: Path) -> 
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     rows = ends.model.get_input_embeddings().weight.shape[0]
     indices = {name: list(range(rows - len(values), rows)) for name, values in ends.trained_rows().items()}
-    settings = json.loads(json.dumps(config.to_dict(), default=sorted))
+    form = config or TrainableTokensConfig(task_type="CAUSAL_LM", target_modules=list(indices))
+    settings = json.loads(json.dumps(form.to_dict(), default=sorted))
+    if config is None:
+        settings["token_indices"] = next(iter(indices.values()))
+    else:
+        settings["trainable_token_indices"] = indices or None
     settings |= {
-        "trainable_token_indices": indices or None,
         "base_model_name_or_path": base,
         "inference_mode": True,
     }

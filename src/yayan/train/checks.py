@@ -47,6 +47,11 @@ def refuse_contradictions(options: "Training") -> None:
     if options.head_rows not in (None, options.rows) and tied:
         what = "this model's two ends are one matrix, which trains the same rows"
         raise UserError(what, where="head_rows", cure="leave it out")
+    if options.train == "ends" and options.rows == "none":
+        raise UserError("nothing would be trained", where="rows", cure="give --rows new or all")
+    if options.train == "ends" and options.head_rows not in (None, options.rows):
+        what = "an adapter of rows alone has the same rows of both ends"
+        raise UserError(what, where="head_rows", cure="leave it out, or train LoRA as well")
     if options.optimizer == "muon" and options.train != "full":
         raise UserError("muon steps whole matrices", where="optimizer", cure="give --train full, or adamw")
     if not options.targets:

@@ -48,8 +48,8 @@ class Training(Stage):
     """Shards folders (of `pack`) to train on."""
     share: list[float] = field(default_factory=list)
     """Share of the tokens that each shards folder gives, in their order; by default as many as each has."""
-    train: Literal["lora", "full"] = "lora"
-    """What is trained: LoRA on the body and rows of the two ends (an adapter), or the whole model."""
+    train: Literal["lora", "ends", "full"] = "lora"
+    """What is trained: LoRA on the body and rows of the two ends, such rows alone, or the whole model."""
     rows: Rows = "new"
     """Rows of the input and output ends that are trained: those that `grow` added, all, or none."""
     head_rows: Rows | None = None
@@ -156,7 +156,7 @@ class Training(Stage):
             "matmul_flops_per_second": round(rate),
             "share_of_matmul_rate": round(float(metrics["tokens_per_second"]) * flops / rate, 3),  # type: ignore[arg-type]
         }
-        if adapter is None:
+        if self.train == "full":
             sizes = save_model(ends, self.model, work)
         else:
             sizes = save_adapter(ends, adapter, str(self.model), work)
@@ -183,6 +183,7 @@ def cost_of(options: Training, config: Mapping, old_rows: int | None) -> Trainin
     trained_body = {
         "full": size.body_parameters + size.small,
         "lora": size.lora_parameters(options.rank, options.targets),
+        "ends": 0,
     }[options.train]
     return training_cost(
         size,
@@ -197,13 +198,16 @@ def cost_of(options: Training, config: Mapping, old_rows: int | None) -> Trainin
 
 
 def build(options: Training) -> tuple[TwoEnds, dict[str, Group], LoraConfig | None]:
-    """The model with its ends in hand, the parameter groups, and LoRA's settings (None in full training)."""
+    """The model with its ends in hand, the parameter groups, and LoRA's settings (None without it)."""
     narrow = options.dtype == "bfloat16" and options.train != "full"
     model = load_model(options.model, torch.bfloat16 if narrow else torch.float32)
     ends = TwoEnds(model, *options.first_rows(), attention=options.attention)
     if options.train == "full":
         body = {name: value for name, value in model.named_parameters() if value.requires_grad}
         adapter: LoraConfig | None = None
+    elif options.train == "ends":
+        model.requires_grad_(False)
+        body, adapter = {}, None
     else:
         adapter = lora_config(
             options.rank,

@@ -4,7 +4,8 @@ The tensors are named `base_model.model.MODULE.` followed by `lora_A.weight` [r,
 https://arxiv.org/abs/2106.09685; rank-stabilised: https://arxiv.org/abs/2312.03732), with `lora_magnitude_vector` [out]
 as well (DoRA, https://arxiv.org/abs/2402.09353: the length that each row of the sum is brought to), or by
 `token_adapter.trainable_tokens_delta` [rows, d]: in spite of its name the values of the rows, whose ids stand in the
-configuration under `trainable_token_indices`.
+configuration under `trainable_token_indices`. An adapter of token rows alone has a type of its own, with
+`trainable_tokens_delta` right behind the module and `token_indices` for all modules.
 """
 
 import math
@@ -20,7 +21,7 @@ from yayan.weights.stream import TensorSource, TensorSpec, open_tensors
 
 PREFIX = "base_model.model."
 LORA_A, LORA_B, LENGTHS = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
-TOKEN_ROWS = ".token_adapter.trainable_tokens_delta"
+TOKEN_ROWS, TOKEN_ROWS_ALONE = ".token_adapter.trainable_tokens_delta", ".trainable_tokens_delta"
 
 # Options of LoRA under which the merged weight is another one than W + s B A, or more than that.
 NOT_PLAIN = (
@@ -84,10 +85,12 @@ def read_adapter(folder: Path, base: Mapping[str, TensorSpec], *, tied: bool) ->
     for key in tensors.names():
         module, kind = split_key(key, folder)
         target = f"{module}.weight"
-        if kind == TOKEN_ROWS:
+        if kind in (TOKEN_ROWS, TOKEN_ROWS_ALONE):
             rows[target] = key, row_ids(config, module, folder)
         else:
             pairs[target] = PREFIX + module
+    if tied and OUTPUT_END not in base and is_twice(rows, tensors):
+        del rows[OUTPUT_END]
     if tied and OUTPUT_END in base and INPUT_END in rows:
         rows[OUTPUT_END] = rows[INPUT_END]  # the file holds both names of the one matrix
     alpha, rank_stabilised = float(config.get("lora_alpha", 8)), bool(config.get("use_rslora"))
@@ -96,10 +99,18 @@ def read_adapter(folder: Path, base: Mapping[str, TensorSpec], *, tied: bool) ->
     return adapter
 
 
+def is_twice(rows: Mapping[str, tuple[str, torch.Tensor]], tensors: TensorSource) -> bool:
+    """Whether both ends have the same rows: PEFT writes those of a tied matrix twice."""
+    ends = (INPUT_END, OUTPUT_END)
+    return rows.keys() >= set(ends) and torch.equal(*(tensors.read(rows[end][0]) for end in ends))
+
+
 def refuse_other_kinds(config: dict, folder: Path) -> None:
     """UserError for what is not W + s B A and rows."""
     where = folder / "adapter_config.json"
     cure = "merge it with the library that trained it"
+    if config.get("peft_type") == "TRAINABLE_TOKENS":
+        return
     if config.get("peft_type") != "LORA":
         raise UserError(f"an adapter of type {config.get('peft_type')} is not merged", where=where, cure=cure)
     odd = [name for name in NOT_PLAIN if config.get(name)]
@@ -113,7 +124,7 @@ def refuse_other_kinds(config: dict, folder: Path) -> None:
 
 def split_key(key: str, folder: Path) -> tuple[str, str]:
     """`base_model.model.MODULE.KIND` to MODULE and KIND; UserError for another key."""
-    for kind in (LORA_A, LORA_B, LENGTHS, TOKEN_ROWS):
+    for kind in (LORA_A, LORA_B, LENGTHS, TOKEN_ROWS, TOKEN_ROWS_ALONE):
         if key.startswith(PREFIX) and key.endswith(kind):
             return key.removeprefix(PREFIX).removesuffix(kind), kind
     cure = "only LoRA pairs and token rows are merged"
@@ -123,6 +134,8 @@ def split_key(key: str, folder: Path) -> tuple[str, str]:
 def row_ids(config: dict, module: str, folder: Path) -> torch.Tensor:
     """Ids of the trained rows of a module; a plain list is that of the input embedding."""
     indices = config.get("trainable_token_indices") or {}
+    if config["peft_type"] == "TRAINABLE_TOKENS":
+        indices = {module: config.get("token_indices")}
     if isinstance(indices, list):
         indices = {"embed_tokens": indices}
     for name, ids in indices.items():
@@ -130,7 +143,7 @@ def row_ids(config: dict, module: str, folder: Path) -> torch.Tensor:
             if not isinstance(ids, list) or not all(isinstance(id_, int) for id_ in ids):
                 break
             return torch.tensor(ids, dtype=torch.int64)
-    what = f"the adapter has rows of {module} but trainable_token_indices does not say which"
+    what = f"the adapter has rows of {module} but its token indices do not say which"
     raise UserError(what, where=folder / "adapter_config.json", cure="save the adapter again")
 
 
