@@ -32,7 +32,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from yayan.corpus.shards import Shards
 from yayan.machine import DTYPES, matmul_rate
-from yayan.model.size import TrainingCost, size_of, training_cost
+from yayan.model.size import PROJECTIONS, TrainingCost, size_of, training_cost
 
 SHAPES: Mapping[str, Mapping[str, int]] = {  # and steps that are timed
     "A": {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 688},
@@ -42,7 +42,6 @@ SHAPES: Mapping[str, Mapping[str, int]] = {  # and steps that are timed
 STEPS = {"A": 16, "B": 8, "C": 5}
 WARM = 2  # steps that are not timed
 LENGTH, RANK, ALPHA = 512, 64, 128
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def main() -> None:

@@ -74,9 +74,8 @@ class SentencePiece:
         return {"model": self.model, "dtype": self.dtype}
 
     def encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        found = [
-            self.processor.encode(text, out_type="numpy") for text in texts
-        ]  # 1.6 times as fast as lists
+        # 1.6 times as fast as lists
+        found = [self.processor.encode(text, out_type="numpy") for text in texts]
         return joined([ids.astype(self.dtype) for ids in found], self.dtype)
 
 

@@ -99,9 +99,8 @@ class Writing:
         self.cleaned = packing.job.cleans
         self.dropped = open_at(work / DROPPED_NAME, self.place.dropped_bytes) if self.cleaned else None
         self.seen = Seen(journal.database) if packing.job.duplicates else None
-        self.before = np.cumsum(
-            [0, *(path.stat().st_size for path in packing.files)]
-        )  # bytes of the files before
+        # Bytes of the files before each, and at last of all
+        self.before = np.cumsum([0, *(path.stat().st_size for path in packing.files)])
         self.bar = Progress("pack", total=self.before[-1] / 1e6, unit="MB")
         self.bar.resume(self._read_megabytes())
         self._changed: set[int] = set()

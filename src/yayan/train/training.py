@@ -126,15 +126,15 @@ class Training(Stage):
         tokenizer = load_tokenizer(self.model)
         for folder in self.shards:
             Shards.open(folder, tokenizer=tokenizer.sha256)
-        self.first_rows()
+        self.first_rows(read_config(self.model), old_rows(self.model))
 
-    def first_rows(self) -> tuple[int, int]:
-        """The first trained row of the input end and of the output end."""
-        rows: tuple[Rows, Rows] = ("all", "all")
-        if self.train != "full":
-            rows = self.rows, self.head_rows or self.rows
-        size, old = int(read_config(self.model)["vocab_size"]), old_rows(self.model)
-        return first_trained_row(rows[0], size, old), first_trained_row(rows[1], size, old)
+    def first_rows(self, config: Mapping, old_rows: int | None) -> tuple[int, int]:
+        """The first trained row of the input end and of the output end, of a model with this configuration."""
+        size = int(config["vocab_size"])
+        if self.train == "full":
+            return (first_trained_row("all", size, old_rows),) * 2
+        head = self.head_rows or self.rows
+        return first_trained_row(self.rows, size, old_rows), first_trained_row(head, size, old_rows)
 
     def run(self, work: Path) -> dict[str, object]:
         if self.threads:
@@ -178,8 +178,7 @@ def measure_rate(dtype: str) -> float:
 def cost_of(options: Training, config: Mapping, old_rows: int | None) -> TrainingCost:
     """What a step takes, from the model's configuration."""
     size, whole = size_of(config), options.train == "full"
-    kinds: list[Rows] = ["all"] if whole else [options.rows, options.head_rows or options.rows]
-    first = [first_trained_row(kind, size.rows, old_rows) for kind in kinds]
+    first = options.first_rows(config, old_rows)
     trained_body = {
         "full": size.body_parameters + size.small,
         "lora": size.lora_parameters(options.rank, options.targets),
@@ -201,7 +200,8 @@ def build(options: Training) -> tuple[TwoEnds, dict[str, Group], LoraConfig | No
     """The model with its ends in hand, the parameter groups, and LoRA's settings (None without it)."""
     narrow = options.dtype == "bfloat16" and options.train != "full"
     model = load_model(options.model, torch.bfloat16 if narrow else torch.float32)
-    ends = TwoEnds(model, *options.first_rows(), attention=options.attention)
+    first = options.first_rows(read_config(options.model), old_rows(options.model))
+    ends = TwoEnds(model, *first, attention=options.attention)
     if options.train == "full":
         body = {name: value for name, value in model.named_parameters() if value.requires_grad}
         adapter: LoraConfig | None = None
