@@ -14,7 +14,7 @@ from yayan.corpus.batches import Shards
 from yayan.corpus.files import OPENERS, text_files
 from yayan.corpus.pack import Pack
 from yayan.inputs import STANDARD_INPUT, is_there, sample_path
-from yayan.machine import DTYPES, matmul_rate
+from yayan.machine import memory_bytes
 from yayan.model.folder import read_config
 from yayan.model.size import BYTES, TrainingCost, size_of
 from yayan.progress import format_seconds
@@ -22,14 +22,14 @@ from yayan.recipe import find_recipe, read_recipe, stages_of
 from yayan.road import refuse_missing_inputs
 from yayan.stage import Command, Stage, input_paths, resolve_inputs
 from yayan.tokenizer import load_tokenizer
-from yayan.train.training import Training, cost_of
+from yayan.train.forecast import Speeds, cost_of, cure_for, measure_speeds
+from yayan.train.training import Training
 from yayan.vocab.form import complete_shape, llama_config
 from yayan.vocab.grow import Grow
 from yayan.vocab.learn import Vocab
 from yayan.weights.gguf import Gguf
 from yayan.weights.merge import Merge
 
-EFFICIENCY = 0.55  # share of the measured matmul rate that training reaches: docs/training.md
 COMPRESSION = 3.5  # bytes of text in a byte of xz or gz, as the corpora here have
 BYTES_PER_TOKEN = 4.0
 GGUF_BITS = {"F32": 32, "F16": 16, "BF16": 16, "Q8_0": 8.5, "Q4_K_M": 4.9}
@@ -44,8 +44,9 @@ class Forecast:
     tokens: float | None = None  # in the tokenizer or shards that it makes: ids, or tokens
     disk_bytes: float = 0
     cost: TrainingCost | None = None
+    cure: str = ""  # what would make it fit into this machine's memory, where it does not
     train_tokens: float = 0
-    dtype: str = "float32"
+    training: Training | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,15 +65,14 @@ class Check(Command):
         refuse_missing_inputs(stages)
         check_what_exists(stages)
         forecasts = forecast_road(stages)
-        rates = {
-            name: matmul_rate(DTYPES[name])
-            for name in {item.dtype for item in forecasts.values() if item.cost}
-        }
-        rows = {step: figures(item, rates) for step, item in forecasts.items()}
+        formats = {item.training.dtype for item in forecasts.values() if item.training}
+        speeds = {name: measure_speeds(name) for name in sorted(formats)}
+        rows = {step: figures(item, speeds) for step, item in forecasts.items()}
         if self.json:
+            rates = {name: speed.matmul for name, speed in speeds.items()}
             print(json.dumps({"steps": rows, "matmul_flops_per_second": rates}))
         else:
-            tell(rows, rates)
+            tell(rows, speeds)
 
 
 def check_what_exists(stages: Mapping[str, Stage]) -> None:
@@ -145,14 +145,16 @@ def forecast_pack(stage: Pack) -> Forecast:
 
 def forecast_training(stage: Training, made: Mapping[Path, Forecast]) -> Forecast:
     before = model_of(stage.model, made)
-    cost = cost_of(stage, before.config or {}, before.old_rows)
+    known, there = (before.config or {}, before.old_rows), memory_bytes()
+    cost = cost_of(stage, *known)
+    cure = cure_for(stage, *known, there) if cost.memory_bytes > there else ""
     if stage.steps:
         tokens = float(stage.steps * stage.sequence_length * stage.batch_size * stage.accumulation)
     else:
         tokens = stage.epochs * shard_tokens(stage, made)
     disk = cost.trained_parameters * 4.0
     result = before if stage.train == "full" else Forecast()
-    return replace(result, disk_bytes=disk, cost=cost, train_tokens=tokens, dtype=stage.dtype)
+    return replace(result, disk_bytes=disk, cost=cost, cure=cure, train_tokens=tokens, training=stage)
 
 
 def shard_tokens(stage: Training, made: Mapping[Path, Forecast]) -> float:
@@ -163,23 +165,27 @@ def shard_tokens(stage: Training, made: Mapping[Path, Forecast]) -> float:
     return float(tokens or 0) / share
 
 
-def figures(item: Forecast, rates: Mapping[str, float]) -> dict[str, Any]:
+def figures(item: Forecast, speeds: Mapping[Any, Speeds]) -> dict[str, Any]:
     """A forecast as plain numbers."""
     row: dict[str, Any] = {"disk_bytes": round(item.disk_bytes)}
     if item.config:
         row["parameters"] = size_of(item.config).parameters
-    if item.cost:
-        seconds = item.cost.flops_per_token * item.train_tokens / (EFFICIENCY * rates[item.dtype])
+    if item.cost and item.training:
+        stage = item.training
+        positions = stage.sequence_length * stage.batch_size * stage.accumulation
+        seconds = item.train_tokens * speeds[stage.dtype].seconds_per_token(item.cost, positions)
         row |= {
             "trained_parameters": item.cost.trained_parameters,
             "memory_bytes": item.cost.memory_bytes,
             "tokens": round(item.train_tokens),
             "seconds_here": round(seconds),
         }
+        if item.cure:
+            row["too_large_here"] = item.cure
     return row
 
 
-def tell(rows: Mapping[str, Mapping[str, Any]], rates: Mapping[str, float]) -> None:
+def tell(rows: Mapping[str, Mapping[str, Any]], speeds: Mapping[Any, Speeds]) -> None:
     """The forecast as a table."""
     table = Table(box=box.SIMPLE, pad_edge=False)
     for column in ("step", "model", "trained", "memory", "disk", "tokens", "time here"):
@@ -196,10 +202,14 @@ def tell(rows: Mapping[str, Mapping[str, Any]], rates: Mapping[str, float]) -> N
         )
     console = Console(highlight=False)
     console.print(table)
-    for name, rate in rates.items():
-        console.print(f"{name}: this machine multiplies matrices at {rate / 1e9:,.0f} GFLOP/s")
+    for step, row in rows.items():
+        if "too_large_here" in row:
+            there = count(memory_bytes(), "B")
+            console.print(f"{step} needs more than the {there} of this machine: {row['too_large_here']}")
+    for name, speed in speeds.items():
+        console.print(f"{name}: this machine multiplies matrices at {speed.matmul / 1e9:,.0f} GFLOP/s")
     console.print(
-        f"The recipe holds together. Estimates: time at {EFFICIENCY:.0%} of that rate, memory at the peak, "
+        "The recipe holds together. Estimates: time from this machine's own rates, memory at the peak, "
         f"tokens of texts not packed yet at {BYTES_PER_TOKEN:.0f} bytes each."
     )
 

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 
-from yayan import __version__
+from yayan import __version__, ranks
 from yayan.errors import UserError, YayanError
 from yayan.stage import Command, Stage, execute
 
@@ -98,14 +98,16 @@ def command_of(verb: str) -> type[Command] | type[Stage]:
 
 
 def act(command: Command | Stage) -> None:
-    """Carry out a parsed verb."""
+    """Carry out a parsed verb; of several ranks all do a stage, and walk a road, and the first alone all else."""
     if isinstance(command, Stage):
         record = execute(command)
+        if not ranks.leads():
+            return
         if command.json:
             print(json.dumps(record, ensure_ascii=False))
         else:
             command.tell(record)
-    else:
+    elif command.together or ranks.leads():
         command.run()
 
 
@@ -119,6 +121,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         command = parse(tokens)
         if command is not None:
             act(command)
+        ranks.leave()
     except KeyboardInterrupt:
         fail("interrupted; the same command goes on where it stopped.", INTERRUPTED)
     except YayanError as error:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from rich import box
 from rich.console import Console
@@ -16,6 +16,7 @@ from yayan import lineage
 from yayan.errors import UserError, WorkError
 from yayan.inputs import is_there
 from yayan.progress import format_seconds
+from yayan.ranks import leads
 from yayan.recipe import Recipe, find_recipe, read_recipe, refuse_unknown, stages_of
 from yayan.stage import (
     Command,
@@ -40,11 +41,15 @@ class Run(Command):
     again: bool = False
     """Replace finished steps whose options or inputs have changed."""
 
+    together: ClassVar[bool] = True
+
     def run(self) -> None:
         recipe = read_recipe(find_recipe(self.recipe), self.changes, fast=self.fast)
         stages = stages_of(recipe)
         refuse_missing_inputs(stages)
         records = walk(stages, again=self.again)
+        if not leads():
+            return
         failures = unmet(recipe, records)
         if self.json:
             print(json.dumps({"steps": records, "unmet": failures}, ensure_ascii=False))

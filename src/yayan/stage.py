@@ -10,12 +10,14 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
+from io import StringIO
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, get_args, get_type_hints
 
-from yayan import __version__, lineage
+from yayan import __version__, lineage, ranks
 from yayan.errors import UserError
 from yayan.inputs import STANDARD_INPUT, real_path
 from yayan.partial import finish, partial_folder, sentence_for_a_full_disk
@@ -40,6 +42,8 @@ class Command:
     json: bool = False
     """Print the result as one JSON object on standard output."""
 
+    together: ClassVar[bool] = False  # of `torchrun`'s processes all run it, else the first alone
+
     def run(self) -> None:
         """Do the work of a verb that makes no folder."""
         raise TypeError(f"{type(self).__name__} has no run()")
@@ -55,6 +59,8 @@ class Stage:
     """Make OUT anew even if it is finished."""
     json: bool = False
     """Print the record of OUT (its yayan.json) on standard output."""
+
+    together: ClassVar[bool] = False  # of `torchrun`'s processes all do its work, else the first alone
 
     def check(self) -> None:
         """Cheap checks of options and inputs; raises UserError before anything is written."""
@@ -172,8 +178,11 @@ def execute(stage: Stage, say: Callable[[str], None] | None = None) -> dict:
     """Carry out a stage, or find it done, and return its record (`yayan.json`).
 
     Raises UserError before anything is written if the question is wrong; after any other end (error, full disk,
-    interrupt, kill) the same call goes on.
+    interrupt, kill) the same call goes on. Of several ranks the first does this, and the others follow it.
     """
+    if not ranks.leads():
+        follow(stage)
+        return {}
     tell = say or (lambda line: print(line, file=sys.stderr))
     verb = verb_of(type(stage))
     stage = expand_patterns(stage)
@@ -181,6 +190,7 @@ def execute(stage: Stage, say: Callable[[str], None] | None = None) -> dict:
     record = finished_record(stage.out, question, again=stage.again)
     if record is not None:
         tell(f"{verb}: {stage.out} is finished, nothing to do")
+        ranks.tell(None)
         return record
     resolved = resolve_inputs(stage)
     refuse_output_on_input(resolved)
@@ -189,12 +199,21 @@ def execute(stage: Stage, say: Callable[[str], None] | None = None) -> dict:
         tell(f"{verb}: begins")
         started, clock = datetime.now(UTC), time.monotonic()
         with sentence_for_a_full_disk(stage.out):
+            ranks.tell(str(work) if stage.together else None)
             metrics = resolved.run(work)
             record = make_record(resolved, question, metrics, started, time.monotonic() - clock, work)
             lineage.write(work, record)
             finish(work, stage.out)
     tell(f"{verb}: {stage.out} made in {format_seconds(record['seconds'])}")
     return record
+
+
+def follow(stage: Stage) -> None:
+    """Do this rank's part of a stage, if the first rank says that it is to be done together."""
+    work = ranks.hear()
+    if work is not None:
+        with redirect_stderr(StringIO()):  # the first one tells
+            resolve_inputs(expand_patterns(stage)).run(Path(work))
 
 
 def finished_record(out: Path, question: dict, *, again: bool) -> dict | None:

@@ -5,6 +5,7 @@ The rows of the ends are stored in PEFT's encoding of trained token rows (the ro
 """
 
 import json
+import math
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
@@ -16,7 +17,9 @@ from safetensors.torch import load_file, save_file
 from yayan.errors import WorkError
 from yayan.model.ends import TwoEnds
 from yayan.model.lora import LoraLinear
+from yayan.model.sharding import put, whole
 from yayan.model.size import PROJECTIONS
+from yayan.ranks import leads
 
 PREFIX = "base_model.model."
 MODULES = {"embed_tokens": "model.embed_tokens", "lm_head": "lm_head"}
@@ -51,16 +54,31 @@ def lora_config(
 def add_lora(ends: TwoEnds, config: LoraConfig, seed: int) -> dict[str, torch.nn.Parameter]:
     """Put LoRA pairs (float32, B = 0) into the body; everything else there is frozen. Returns them by name."""
     ends.model.requires_grad_(False)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        leaner = copy(config)  # what is saved is plain PEFT's
-        leaner._register_custom_module({torch.nn.Linear: LoraLinear})
-        inject_adapter_in_model(leaner, ends.model)
-    pairs = {name: value for name, value in ends.model.named_parameters() if "lora_" in name}
+    leaner = copy(config)  # what is saved is plain PEFT's
+    leaner._register_custom_module({torch.nn.Linear: LoraLinear})
+    inject_adapter_in_model(leaner, ends.model)
+    pairs = lora_parameters(ends)
     for value in pairs.values():
         value.data = value.data.float()
         value.requires_grad_(True)
+    start_lora(ends, seed)
     return pairs
+
+
+def lora_parameters(ends: TwoEnds) -> dict[str, torch.nn.Parameter]:
+    """LoRA's parameters by their names in the wrapped model."""
+    return {name: value for name, value in ends.model.named_parameters() if "lora_" in name}
+
+
+def start_lora(ends: TwoEnds, seed: int) -> None:
+    """Set each A as a linear layer's weight is set, from the seed alone, and each B to 0."""
+    random = torch.Generator().manual_seed(seed)
+    for name, value in lora_parameters(ends).items():
+        start = torch.zeros(value.shape)
+        if "lora_A" in name:
+            torch.nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=random)
+        if "lora_A" in name or "lora_B" in name:
+            put(value, start)
 
 
 def stored_name(name: str) -> str:
@@ -71,25 +89,28 @@ def stored_name(name: str) -> str:
 
 
 def adapter_tensors(ends: TwoEnds, rows_key: str = ROWS_BESIDE_LORA) -> dict[str, torch.Tensor]:
-    """The adapter's tensors under PEFT's names, float32."""
-    tensors = {
-        PREFIX + stored_name(name): value.detach()
-        for name, value in ends.model.named_parameters()
-        if "lora_" in name
-    }
+    """The adapter's tensors under PEFT's names, float32, on the CPU; nothing on other ranks than the first."""
+    found = {PREFIX + stored_name(name): value for name, value in lora_parameters(ends).items()}
     for module, rows in ends.trained_rows().items():
-        tensors[PREFIX + MODULES[module] + rows_key] = rows.detach()
+        found[PREFIX + MODULES[module] + rows_key] = rows
+    tensors = {}
+    for name, value in found.items():
+        gathered = whole(value.detach())
+        if leads():
+            tensors[name] = gathered.cpu().contiguous()
     return tensors
 
 
 def save_adapter(ends: TwoEnds, config: LoraConfig | None, base: str, folder: Path) -> dict[str, object]:
     """Write `adapter_config.json` and `adapter_model.safetensors`, read them back, return sizes.
 
-    `config`: None if rows alone were trained, the same of both ends. Raises WorkError if a tensor is not finite or did
-    not arrive.
+    `config`: None if rows alone were trained, the same of both ends. All ranks must come; the first writes. Raises
+    WorkError if a tensor is not finite or did not arrive.
     """
     rows_key = ROWS_ALONE if config is None else ROWS_BESIDE_LORA
-    tensors = {name: value.contiguous() for name, value in adapter_tensors(ends, rows_key).items()}
+    tensors = adapter_tensors(ends, rows_key)
+    if not leads():
+        return {}
     for name, value in tensors.items():
         if not torch.isfinite(value).all():
             raise WorkError(
@@ -112,7 +133,7 @@ def save_adapter(ends: TwoEnds, config: LoraConfig | None, base: str, folder: Pa
     (folder / "adapter_config.json").write_text(text, encoding="utf-8")
     stored = load_file(folder / "adapter_model.safetensors")
     for name, value in tensors.items():
-        if name not in stored or not torch.equal(stored[name], value.cpu()):
+        if name not in stored or not torch.equal(stored[name], value):
             raise WorkError(f"the tensor {name} did not reach the disk", where=folder, cure="try again")
     return {
         "adapter_tensors": len(tensors),

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from yayan.errors import UserError
 from yayan.model.attention import Attention, documents_of, use_attention
+from yayan.model.folder import INPUT_END, OUTPUT_END
 from yayan.model.loss import IGNORED, linear_cross_entropy
 
 Rows = Literal["new", "all", "none"]
@@ -38,7 +39,7 @@ class TwoEnds(nn.Module):
 
     `first`: the first trained row of the embedding, and of the head unless `first_head` is given. Tied ends share one
     parameter, so one number. `embedding` [R, D] and `head` [R, D] (None when tied) are float32. The wrapped model's own
-    matrix is not changed until `write_back`; where all rows are trained it is emptied until then.
+    matrix is not changed; where all rows are trained only its shape stays.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class TwoEnds(nn.Module):
         use_attention(model, attention)
         self.embedding = take_rows(old_embedding, self.first)
         self.head = None if self.tied else take_rows(old_head, self.first_head)
+        self.hollow()
 
     def trained_rows(self) -> dict[str, nn.Parameter]:
         """Module name -> rows, as PEFT names them; nothing where no row is trained."""
@@ -83,6 +85,10 @@ class TwoEnds(nn.Module):
 
     def hidden(self, ids_BT: torch.Tensor, positions_BT: torch.Tensor | None = None) -> torch.Tensor:
         """h_BTD after the last norm. Where positions restart at 0, attention does not cross (documents)."""
+        return self._hidden(ids_BT, positions_BT)
+
+    def _hidden(self, ids_BT: torch.Tensor, positions_BT: torch.Tensor | None) -> torch.Tensor:
+        # `loss` and `hidden` are entered from outside, which is where FSDP gathers the parameters
         documents = None if positions_BT is None else documents_of(positions_BT)
         out = self.model.get_decoder()(
             inputs_embeds=self.embed(ids_BT), position_ids=positions_BT, use_cache=False, documents=documents
@@ -105,31 +111,30 @@ class TwoEnds(nn.Module):
 
         `scale`: 1 / the number of targets of the optimiser step.
         """
-        h_BTD = self.hidden(ids_BT, positions_BT)
+        h_BTD = self._hidden(ids_BT, positions_BT)
         if torch.is_autocast_enabled(h_BTD.device.type):  # which leaves the residual stream wide
             h_BTD = h_BTD.to(torch.get_autocast_dtype(h_BTD.device.type))
         counts_BT = targets_BT != IGNORED
         return linear_cross_entropy(h_BTD[counts_BT], self.head_pieces(), targets_BT[counts_BT], scale)
 
-    @torch.no_grad()
-    def write_back(self) -> None:
-        """Put the trained rows into the wrapped model's matrices, rounded once to their dtype."""
-        put_rows(self.model.get_input_embeddings().weight, self.first, self.embedding)
+    def matrices(self) -> dict[str, torch.Tensor]:
+        """The wholly trained model's parameters by their names in a model folder."""
+        found = dict(self.model.named_parameters()) | {INPUT_END: self.embedding}
+        return found if self.head is None else found | {OUTPUT_END: self.head}
+
+    def hollow_parameters(self) -> set[nn.Parameter]:
+        """The wrapped model's own ends where all rows are trained."""
+        ends = [(self.model.get_input_embeddings(), self.first)]
         if self.head is not None:
-            put_rows(self.model.get_output_embeddings().weight, self.first_head, self.head)
+            ends.append((self.model.get_output_embeddings(), self.first_head))
+        return {module.weight for module, first in ends if first == 0}
+
+    def hollow(self) -> None:
+        """Keep only their shape."""
+        for value in self.hollow_parameters():
+            value.data = value.data[:1].clone().expand_as(value)
 
 
 def take_rows(weight: nn.Parameter, first: int) -> nn.Parameter:
-    """The rows from `first` on as a parameter of their own; if they are all, only the shape stays in `weight`."""
-    rows = nn.Parameter(weight[first:].detach().float().clone())
-    if first == 0:
-        weight.data = weight.data[:1].clone().expand_as(weight)
-    return rows
-
-
-def put_rows(weight: nn.Parameter, first: int, rows: nn.Parameter) -> None:
-    """Put them back, rounded once to the dtype of `weight`."""
-    if first == 0:
-        weight.data = rows.detach().to(weight.dtype, copy=True)
-    else:
-        weight[first:] = rows
+    """The rows from `first` on as a parameter of their own, float32."""
+    return nn.Parameter(weight[first:].detach().float().clone())

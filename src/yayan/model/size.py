@@ -69,6 +69,7 @@ class TrainingCost:
     trained_parameters: int
     memory_bytes: int
     flops_per_token: float
+    logits_per_token: int
 
 
 def training_cost(
@@ -81,13 +82,16 @@ def training_cost(
     positions: int,
     sequence_length: int,
     checkpointing: bool = False,
+    ranks: int = 1,
 ) -> TrainingCost:
     """The cost of a step over `positions` positions at once; an estimate from counts, not a measurement.
 
     Operations: each weight costs 2 forward and 2 for the gradient of its input; trained ones 2 more. Memory is that of
     the fuller of two moments: the loss, when all activations are kept and the head's gradient is made, or the end of
-    the backward pass, when all gradients are there. `trained_rows`: of each end.
+    the backward pass, when all gradients are there. `trained_rows`: of each end. Of several `ranks` each holds its
+    share of the model and of the positions, and for a while one layer and the ends whole.
     """
+    positions = positions // ranks
     rows_each = trained_rows * size.width
     trained = trained_body + rows_each * size.ends
     body_flops = 4 * size.body_parameters + 2 * trained_body + (0 if whole_body else 4 * trained_body)
@@ -95,8 +99,13 @@ def training_cost(
     attention_flops = 6 * size.layers * size.query_width * sequence_length
     # Frozen weights in their own format; what is trained in float32, with two moments
     frozen_rows = 0 if trained_rows == size.rows else size.rows
-    frozen = (0 if whole_body else size.body_parameters) + frozen_rows * size.ends * size.width
-    held = IMPORTED_BYTES + frozen * BYTES[dtype] + trained * (4 + MOMENTS_BYTES)
+    frozen_ends = frozen_rows * size.ends * size.width
+    frozen = (0 if whole_body else size.body_parameters) + frozen_ends
+    held = IMPORTED_BYTES + (frozen * BYTES[dtype] + trained * (4 + MOMENTS_BYTES)) // ranks
+    if ranks > 1:
+        layer = size.body_parameters // size.layers
+        held += layer * (4 if whole_body else BYTES[dtype])
+        held += frozen_ends * BYTES[dtype] + rows_each * size.ends * 4
     narrow = (
         2 if dtype != "float32" else 0
     )  # the head's own copy for the products, and a product before it is widened
@@ -105,8 +114,9 @@ def training_cost(
     at_loss = kept + logits + rows_each * (4 + 2 * narrow)
     return TrainingCost(
         trained_parameters=trained,
-        memory_bytes=held + max(at_loss, 4 * trained),
+        memory_bytes=held + max(at_loss, 4 * trained // ranks),
         flops_per_token=body_flops + head_flops + attention_flops,
+        logits_per_token=size.rows,
     )
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from yayan.errors import UserError
 from yayan.model.folder import read_config
 from yayan.model.size import PROJECTIONS
+from yayan.ranks import ranks
 from yayan.train.boards import refuse_missing
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def check_options(options: "Training") -> None:
         what = f"{len(options.share)} shares for {len(options.shards)} shards folders"
         raise UserError(what, where="share", cure="give one share for each")
     refuse_contradictions(options)
+    refuse_on_several_ranks(options, ranks())
     refuse_missing(tensorboard=options.tensorboard, wandb=options.wandb)
 
 
@@ -66,3 +68,14 @@ def refuse_contradictions(options: "Training") -> None:
             raise UserError("there is no held-out text of this name", where=f"bound.{name}", cure="give one")
         if bound <= 0:
             raise UserError(f"the bound is {bound}", where=f"bound.{name}", cure="give a share above 0")
+
+
+def refuse_on_several_ranks(options: "Training", count: int) -> None:
+    """UserError for what does not work with so many processes of `torchrun`."""
+    if options.batch_size % count:
+        what = f"{options.batch_size} sequences cannot be shared out to {count} processes"
+        raise UserError(what, where="batch_size", cure=f"give a multiple of {count}")
+    for name, wanted in (("dora", options.dora), ("optimizer muon", options.optimizer == "muon")):
+        if wanted and count > 1:
+            what = f"{name} needs whole matrices, which no process has here"
+            raise UserError(what, where=name, cure="leave it out, or train in one process")

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from yayan.corpus.read import documents
 from yayan.errors import UserError
 from yayan.model.ends import TwoEnds
@@ -22,9 +24,13 @@ def make_evaluation(
     read = {name: read_sequences(path, tokenizer, limit_bytes) for name, path in texts.items()}
 
     def evaluate(ends: TwoEnds) -> dict[str, float]:
-        found = {}
+        found, device = {}, ends.embedding.device
+
+        def body(ids_BT: torch.Tensor) -> torch.Tensor:
+            return ends.hidden(ids_BT.to(device))
+
         for name, (sequences, size) in read.items():
-            nats = score_sequences(ends.hidden, ends.logits, sequences, context=context)
+            nats = score_sequences(body, ends.logits, sequences, context=context)
             found[name] = round(bits_per_byte(sum(nats), size), 4)
         return found
 

@@ -8,6 +8,7 @@ library versions, which the state records).
 
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -19,7 +20,9 @@ import torch
 from yayan.corpus.batches import IGNORED, Batch, Mixture
 from yayan.errors import WorkError
 from yayan.model.ends import TwoEnds
+from yayan.model.sharding import resharded
 from yayan.progress import Progress
+from yayan.ranks import leads, rank, ranks, summed
 from yayan.train.boards import Board
 from yayan.train.checkpoint import (
     latest_checkpoint,
@@ -88,6 +91,7 @@ class Trainer:
         self.parameters = {
             name: value for group in groups.values() for name, value in group.parameters.items()
         }
+        self.device = ends.embedding.device
         self.optimizers = make_optimizers(groups)
         self.run = self._resume()
         self.metrics = Metrics(work, self.run.step, boards)
@@ -99,8 +103,9 @@ class Trainer:
             return Run(watch=Watch(self.plan.patience, dict(self.plan.bounds)))
         state = load_checkpoint(checkpoint, self.parameters, self.optimizers)
         for name, value in versions().items():
-            if state.pop(name) != value:
-                print(f"  the checkpoint was made with another {name}: the run goes on, not bit for bit")
+            if (before := state.pop(name)) != value:
+                what = f"the checkpoint was made with {name} {before}, this run has {value}"
+                print(f"  {what}: it goes on, not bit for bit", file=sys.stderr)
         return Run(**{**state, "watch": Watch(**state["watch"])})
 
     def save(self) -> None:
@@ -108,20 +113,23 @@ class Trainer:
         save_checkpoint(self.work / CHECKPOINTS, self.parameters, self.optimizers, state, self.plan.keep)
 
     def step(self, stream: Iterator[tuple[Batch, dict]]) -> dict:
-        """One step over `plan.accumulation` batches; the loss is normalised over the targets of all of them."""
+        """One step over `plan.accumulation` batches; the loss is normalised over the targets of all ranks' batches."""
         plan, run = self.plan, self.run
         batches = [next(stream) for _ in range(plan.accumulation)]
-        targets = sum(int((batch.targets != IGNORED).sum()) for batch, _ in batches)
-        torch.manual_seed(plan.seed * 1_000_003 + run.step)
+        (targets,) = map(int, summed(sum(int((batch.targets != IGNORED).sum()) for batch, _ in batches)))
+        torch.manual_seed((plan.seed * 1_000_003 + run.step) * ranks() + rank())
         self.ends.train()
         mean = 0.0
         for batch, _ in batches:
-            with autocast(plan):
-                ids, following, positions = (torch.from_numpy(array).long() for array in vars(batch).values())
-                loss = self.ends.loss(ids, following, positions, 1 / max(targets, 1))
+            arrays = (torch.from_numpy(array) for array in vars(batch).values())
+            ids, following, positions = (array.to(self.device).long() for array in arrays)
+            with self.autocast():
+                # FSDP takes the mean of the ranks' gradients, and they share out the targets
+                loss = self.ends.loss(ids, following, positions, ranks() / max(targets, 1))
             if loss.requires_grad:
                 loss.backward()
-            mean += loss.item()
+            mean += loss.item() / ranks()
+        (mean,) = summed(mean)
         norm = clip_gradients(list(self.parameters.values()))
         if not (math.isfinite(mean) and math.isfinite(norm)):
             self._refuse(mean, norm)
@@ -130,7 +138,7 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         run.step += 1
-        run.tokens += sum(batch.ids.size for batch, _ in batches)
+        run.tokens += plan.positions_per_step
         run.targets += targets
         run.data = batches[-1][1]
         return {
@@ -147,7 +155,9 @@ class Trainer:
         for _ in range(self.plan.accumulation):
             found, state = self.mixture.documents(state)
             named += found
-        (self.work / "exploded.json").write_text(json.dumps(named, ensure_ascii=False, indent=1), "utf-8")
+        if leads():
+            text = json.dumps(named, ensure_ascii=False, indent=1)
+            (self.work / "exploded.json").write_text(text, "utf-8")
         some = ", ".join(named[:DOCUMENTS_NAMED]) + ("" if len(named) <= DOCUMENTS_NAMED else ", ...")
         what = f"step {self.run.step + 1} has a loss of {loss} and a gradient norm of {norm}, on {some}"
         cure = "lower the learning rate, or look at the documents in exploded.json"
@@ -158,11 +168,14 @@ class Trainer:
         if evaluate is None:
             return {}
         self.ends.eval()
-        with torch.no_grad(), autocast(self.plan):
+        with torch.no_grad(), self.autocast(), resharded(self.ends):
             found = evaluate(self.ends)
         if self.run.watch.take(self.run.step, found) and self.plan.best:
             save_best(self.work / CHECKPOINTS, self.parameters)
         return found
+
+    def autocast(self) -> AbstractContextManager[object]:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.plan.autocast else nullcontext()
 
 
 def train(
@@ -187,7 +200,7 @@ def train(
         metrics.write({"step": 0, "tokens": 0, "seconds": 0.0, "bits_per_byte": first})
     saved = time.monotonic()
     with (
-        closing(mixture.batches(run.data, workers=WORKERS)) as stream,
+        closing(mixture.batches(run.data, rank=rank(), ranks=ranks(), workers=WORKERS)) as stream,
         Progress("train", total=plan.steps * plan.positions_per_step, unit="tok") as bar,
         Stopping() as stopping,
     ):
@@ -201,10 +214,11 @@ def train(
                 line["bits_per_byte"] = trainer.measure(evaluate)
             metrics.write(line)
             over = run.step == plan.steps or run.watch.ends
-            if over or stopping.asked or time.monotonic() - saved > plan.save_seconds:
+            asked, due = summed(stopping.asked, leads() and time.monotonic() - saved > plan.save_seconds)
+            if over or asked or due:
                 trainer.save()
                 saved = time.monotonic()
-            if stopping.asked and not over:
+            if asked and not over:
                 stopping.leave()
             bar.note(f"loss {line['loss']:.3f}")
             bar.advance(plan.positions_per_step)
@@ -215,10 +229,6 @@ def train(
     return found | ({"alarms": run.watch.alarms} if plan.bounds else {})
 
 
-def autocast(plan: Plan) -> AbstractContextManager[object]:
-    return torch.autocast("cpu", dtype=torch.bfloat16) if plan.autocast else nullcontext()
-
-
 def versions() -> dict[str, object]:
     """What bit-for-bit resuming depends on besides the state."""
-    return {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    return {"torch": torch.__version__, "threads": torch.get_num_threads(), "ranks": ranks()}

@@ -5,17 +5,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from yayan.pictures import draw_training, standalone
+from yayan.ranks import leads
 from yayan.train.boards import Board
 
 METRICS_NAME, PICTURE_NAME = "metrics.jsonl", "curves.svg"
 
 
 class Metrics:
-    """`metrics.jsonl` of a folder. A resumed run takes back the lines beyond its `step`."""
+    """`metrics.jsonl` of a folder, written by the first rank. A resumed run takes back the lines beyond its `step`."""
 
     def __init__(self, folder: Path, step: int, boards: Sequence[Board] = ()) -> None:
         """`boards` take each line as well."""
         self.path, self.boards = folder / METRICS_NAME, boards
+        if not leads():
+            return
         kept = [line for line in self.lines() if step and line["step"] <= step]
         self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
@@ -25,6 +28,8 @@ class Metrics:
         return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
 
     def write(self, line: dict) -> None:
+        if not leads():
+            return
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         for board in self.boards:
@@ -32,6 +37,8 @@ class Metrics:
 
     def draw(self) -> None:
         """Loss and held-out texts as `curves.svg`."""
+        if not leads():
+            return
         picture = standalone(draw_training(self.lines()))
         self.path.with_name(PICTURE_NAME).write_text(picture, encoding="utf-8")
 

@@ -7,6 +7,8 @@ from typing import Literal
 
 import torch
 
+from yayan.model.sharding import whole
+
 BETAS = (0.9, 0.95)
 MAX_GRADIENT_NORM = 1.0
 
@@ -84,4 +86,4 @@ def set_rates(optimizers: Sequence[torch.optim.Optimizer], factor: float) -> Non
 
 def clip_gradients(parameters: list[torch.nn.Parameter]) -> float:
     """Scale all gradients down to a joint norm of at most MAX_GRADIENT_NORM; returns the norm before."""
-    return float(torch.nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM))
+    return float(whole(torch.nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)))

@@ -3,18 +3,19 @@
 import shutil
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from peft import LoraConfig
 
+from yayan import ranks
 from yayan.corpus.batches import Mixture, Shards
-from yayan.machine import DTYPES, matmul_rate
-from yayan.model.adapters import add_lora, lora_config, save_adapter
-from yayan.model.attention import Attention
+from yayan.machine import DTYPES, device, matmul_rate
+from yayan.model.adapters import add_lora, lora_config, save_adapter, start_lora
+from yayan.model.attention import Attention, use_attention
 from yayan.model.ends import Rows, TwoEnds, first_trained_row
 from yayan.model.folder import (
     GENERATION_FILE,
@@ -25,22 +26,25 @@ from yayan.model.folder import (
     old_rows,
 )
 from yayan.model.load import load_model, read_config
-from yayan.model.size import PROJECTIONS, Projection, TrainingCost, size_of, training_cost
+from yayan.model.sharding import empty_model, shard, whole
+from yayan.model.size import PROJECTIONS, Projection
+from yayan.ranks import leads
 from yayan.stage import InputPath, Stage
 from yayan.tokenizer import load_tokenizer
 from yayan.train.boards import open_boards
 from yayan.train.checks import check_options
+from yayan.train.forecast import MEASURED_SECONDS, cost_of, refuse_too_large
 from yayan.train.heldout import make_evaluation
 from yayan.train.loop import CHECKPOINTS, Plan, train
 from yayan.train.optim import Group, Rates, Schedule
-from yayan.weights.stream import TensorSpec, TensorWriter, open_tensors
-
-MEASURED_SECONDS = 0.25  # for each rate of the machine
+from yayan.weights.stream import TensorWriter, open_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training(Stage):
     """Options of a training; the verbs `pretrain` and `sft` are two of it."""
+
+    together: ClassVar[bool] = True
 
     model: InputPath
     """Model folder to start from."""
@@ -87,7 +91,7 @@ class Training(Stage):
     sequence_length: int = 512
     """Positions of a training sequence."""
     batch_size: int = 8
-    """Sequences computed at once."""
+    """Sequences computed at once, by all processes of `torchrun` together."""
     accumulation: int = 1
     """Batches in one optimiser step."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -137,6 +141,7 @@ class Training(Stage):
         return first_trained_row(self.rows, size, old_rows), first_trained_row(head, size, old_rows)
 
     def run(self, work: Path) -> dict[str, object]:
+        refuse_too_large(self, read_config(self.model), old_rows(self.model))
         if self.threads:
             torch.set_num_threads(self.threads)
         ends, groups, adapter = build(self)
@@ -149,7 +154,11 @@ class Training(Stage):
         rate = measure_rate(self.dtype)
         with ExitStack() as stack:
             shown = {**counts, "options": {name: str(value) for name, value in vars(self).items()}}
-            boards = open_boards(stack, work, tensorboard=self.tensorboard, wandb=self.wandb, options=shown)
+            boards = (
+                open_boards(stack, work, tensorboard=self.tensorboard, wandb=self.wandb, options=shown)
+                if leads()
+                else []
+            )
             metrics = train(ends, groups, mixture, plan, work, evaluation, boards)
         flops = cost_of(self, read_config(self.model), old_rows(self.model)).flops_per_token
         metrics |= {
@@ -160,9 +169,10 @@ class Training(Stage):
             sizes = save_model(ends, self.model, work)
         else:
             sizes = save_adapter(ends, adapter, str(self.model), work)
-        for folder in self.shards:
-            copy_files(folder, work, [TEMPLATE_FILE])
-        shutil.rmtree(work / CHECKPOINTS)
+        if leads():
+            for folder in self.shards:
+                copy_files(folder, work, [TEMPLATE_FILE])
+            shutil.rmtree(work / CHECKPOINTS)
         return counts | metrics | sizes | {"data": mixture.describe()} | inherited(self.model)
 
 
@@ -175,40 +185,18 @@ def measure_rate(dtype: str) -> float:
     return rate
 
 
-def cost_of(options: Training, config: Mapping, old_rows: int | None) -> TrainingCost:
-    """What a step takes, from the model's configuration."""
-    size, whole = size_of(config), options.train == "full"
-    first = options.first_rows(config, old_rows)
-    trained_body = {
-        "full": size.body_parameters + size.small,
-        "lora": size.lora_parameters(options.rank, options.targets),
-        "ends": 0,
-    }[options.train]
-    return training_cost(
-        size,
-        trained_body=trained_body,
-        trained_rows=sum(size.rows - row for row in first) // len(first),
-        whole_body=whole,
-        dtype=options.dtype,
-        positions=options.batch_size * options.sequence_length,
-        sequence_length=options.sequence_length,
-        checkpointing=options.checkpointing,
-    )
-
-
 def build(options: Training) -> tuple[TwoEnds, dict[str, Group], LoraConfig | None]:
     """The model with its ends in hand, the parameter groups, and LoRA's settings (None without it)."""
     narrow = options.dtype == "bfloat16" and options.train != "full"
-    model = load_model(options.model, torch.bfloat16 if narrow else torch.float32)
+    dtype, place = torch.bfloat16 if narrow else torch.float32, device()
+    many = ranks.ranks() > 1
+    model = empty_model(options.model, dtype) if many else load_model(options.model, dtype).to(place)
     first = options.first_rows(read_config(options.model), old_rows(options.model))
     ends = TwoEnds(model, *first, attention=options.attention)
-    if options.train == "full":
-        body = {name: value for name, value in model.named_parameters() if value.requires_grad}
-        adapter: LoraConfig | None = None
-    elif options.train == "ends":
+    adapter: LoraConfig | None = None
+    if options.train != "full":
         model.requires_grad_(False)
-        body, adapter = {}, None
-    else:
+    if options.train == "lora":
         adapter = lora_config(
             options.rank,
             options.alpha,
@@ -217,9 +205,14 @@ def build(options: Training) -> tuple[TwoEnds, dict[str, Group], LoraConfig | No
             rslora=options.rslora,
             dora=options.dora,
         )
-        body = add_lora(ends, adapter, options.seed)
+        add_lora(ends, adapter, options.seed)
+    if many:
+        shard(ends, options.model, place)
+        start_lora(ends, options.seed)
+        use_attention(model, options.attention)
     if options.checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
+    body = {name: value for name, value in model.named_parameters() if value.requires_grad}
     muon = options.optimizer == "muon"
     groups = {
         "body": Group(body, options.learning_rate, options.weight_decay, muon),
@@ -265,13 +258,15 @@ def make_plan(options: Training, mixture: Mixture) -> Plan:
 
 
 def save_model(ends: TwoEnds, base: Path, out: Path) -> dict[str, object]:
-    """The wholly trained model as a model folder, in the number formats of its base."""
-    ends.write_back()
-    specs = open_tensors(base).specs
-    values = ends.model.state_dict()
-    plan = {name: TensorSpec(spec.shape, spec.dtype) for name, spec in specs.items()}
-    with TensorWriter(out, plan) as writer:
+    """The wholly trained model as a model folder, in the number formats of its base; the first rank writes."""
+    values = ends.matrices()
+    plan = dict(open_tensors(base).specs)
+    with TensorWriter(out, plan) if leads() else nullcontext() as writer:
         for name, spec in plan.items():
-            writer.add(name, values[name].to(spec.dtype))
+            value = whole(values[name].detach())
+            if writer:
+                writer.add(name, value.to(spec.dtype).cpu())
+    if writer is None:
+        return {}
     copy_files(base, out, ("config.json", GENERATION_FILE, *TOKENIZER_FILES))
     return {"parameters": sum(spec.elements for spec in plan.values()), "bytes": writer.bytes}

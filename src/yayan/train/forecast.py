@@ -1,0 +1,139 @@
+"""What a training will take on this machine: memory, seconds, and which options make it fit."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from yayan.errors import UserError
+from yayan.machine import DTYPES, device, matmul_rate, memory_bytes
+from yayan.model.loss import linear_cross_entropy
+from yayan.model.size import TrainingCost, size_of, training_cost
+from yayan.ranks import ranks
+
+if TYPE_CHECKING:
+    from yayan.train.training import Training
+
+MEASURED_SECONDS = 0.25  # for each rate of the machine
+PRODUCTS_SHARE = (
+    0.8  # of the rate in square products that those of a layer reach, with what lies between them
+)
+SURE = 1.15  # a forecast that much above the machine's memory is no error of the forecast: docs/training.md
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """What this machine does in a second."""
+
+    matmul: float  # operations in square products
+    softmax: float  # logits that are formed into loss and gradients
+    update: float  # parameters that AdamW steps
+
+    def seconds_per_token(self, cost: TrainingCost, positions_per_step: int) -> float:
+        """Products, softmax over the vocabulary, and the optimiser's pass over all that is trained."""
+        return (
+            cost.flops_per_token / (PRODUCTS_SHARE * self.matmul)
+            + cost.logits_per_token / self.softmax
+            + cost.trained_parameters / self.update / positions_per_step
+        )
+
+
+def measure_speeds(dtype: str) -> Speeds:
+    """Measured now, in a second."""
+    return Speeds(matmul_rate(DTYPES[dtype], MEASURED_SECONDS), softmax_rate(dtype), update_rate())
+
+
+def softmax_rate(dtype: str) -> float:
+    """Logits a second of the loss where its products cost nothing."""
+    positions, rows, width = 256, 32_768, 8
+    h_ND = torch.randn(positions, width, device=device()).to(DTYPES[dtype])
+    head_VD = torch.randn(rows, width, device=device()).to(DTYPES[dtype])
+    targets_N = torch.arange(positions, device=device())
+    return (
+        positions * rows * repeats_a_second(lambda: linear_cross_entropy(h_ND, [head_VD], targets_N).item())
+    )
+
+
+def update_rate() -> float:
+    """Parameters a second."""
+    value = torch.nn.Parameter(torch.zeros(1 << 23, device=device()))
+    value.grad = torch.ones_like(value)
+    optimizer = torch.optim.AdamW([value], fused=True)
+
+    def step() -> None:
+        optimizer.step()
+        value[0].item()
+
+    return value.numel() * repeats_a_second(step)
+
+
+def repeats_a_second(work: Callable[[], object]) -> float:
+    work()
+    started, count = time.monotonic(), 0
+    while time.monotonic() - started < MEASURED_SECONDS:
+        work()
+        count += 1
+    return count / (time.monotonic() - started)
+
+
+def cost_of(options: "Training", config: Mapping, old_rows: int | None) -> TrainingCost:
+    """What a step takes, from the model's configuration; memory is that of each rank."""
+    size, whole = size_of(config), options.train == "full"
+    first = options.first_rows(config, old_rows)
+    trained_body = {
+        "full": size.body_parameters + size.small,
+        "lora": size.lora_parameters(options.rank, options.targets),
+        "ends": 0,
+    }[options.train]
+    return training_cost(
+        size,
+        trained_body=trained_body,
+        trained_rows=sum(size.rows - row for row in first) // len(first),
+        whole_body=whole,
+        dtype=options.dtype,
+        positions=options.batch_size * options.sequence_length,
+        sequence_length=options.sequence_length,
+        checkpointing=options.checkpointing,
+        ranks=ranks(),
+    )
+
+
+def refuse_too_large(options: "Training", config: Mapping, old_rows: int | None) -> None:
+    """UserError if this machine has surely too little memory, with the options that would make it fit."""
+    needed, there = cost_of(options, config, old_rows).memory_bytes, memory_bytes()
+    if needed > SURE * there:
+        what = f"this training needs about {needed / 1e9:.1f} GB of memory, there are {there / 1e9:.1f}"
+        raise UserError(what, where=options.out, cure=cure_for(options, config, old_rows, there))
+
+
+def cure_for(options: "Training", config: Mapping, old_rows: int | None, there: float) -> str:
+    """Which options make it fit into so many bytes, the cheapest first, as many as it takes."""
+    taken: list[str] = []
+    for changes in smaller(options, old_rows):
+        changed = replace(options, **changes)
+        saved = cost_of(changed, config, old_rows).memory_bytes
+        if saved < cost_of(options, config, old_rows).memory_bytes:
+            options = changed
+            taken += [f"--{name.replace('_', '-')} {words(value)}".strip() for name, value in changes.items()]
+        if saved < there:
+            return f"it fits with {' '.join(taken)}"
+    return "no option makes it fit: train a smaller model, or on several GPUs (docs/distributed.md)"
+
+
+def smaller(options: "Training", old_rows: int | None) -> Iterator[dict[str, Any]]:
+    """Changes that save memory: first those that change no result."""
+    if options.batch_size > ranks():
+        accumulation = options.accumulation * options.batch_size // ranks()
+        yield {"batch_size": ranks(), "accumulation": accumulation}
+    yield {"checkpointing": True}
+    if options.train == "full":
+        yield {"train": "lora"} | ({"optimizer": "adamw"} if options.optimizer != "adamw" else {})
+    yield {"dtype": "bfloat16"}  # of what is frozen, so that it saves next to nothing before
+    if old_rows is not None:
+        yield {"rows": "new"} | ({"head_rows": "new"} if options.head_rows else {})
+
+
+def words(value: object) -> str:
+    return "" if value is True else str(value)
