@@ -13,6 +13,7 @@ from rich.table import Table
 from yayan.corpus.batches import Shards
 from yayan.corpus.files import OPENERS, text_files
 from yayan.corpus.pack import Pack
+from yayan.errors import UserError
 from yayan.inputs import STANDARD_INPUT, is_there, sample_path
 from yayan.machine import memory_bytes
 from yayan.model.folder import read_config
@@ -22,6 +23,7 @@ from yayan.recipe import find_recipe, read_recipe, stages_of
 from yayan.road import refuse_missing_inputs
 from yayan.stage import Command, Stage, input_paths, resolve_inputs
 from yayan.tokenizer import load_tokenizer
+from yayan.train.checks import refuse_on_several_ranks
 from yayan.train.forecast import Speeds, cost_of, cure_for, measure_speeds
 from yayan.train.training import Training
 from yayan.vocab.form import complete_shape, llama_config
@@ -59,12 +61,16 @@ class Check(Command):
     """Changes of the recipe, as `yayan run` takes them."""
     fast: bool = False
     """Make the changes of the recipe's `fast` section."""
+    ranks: int = 1
+    """Processes of `torchrun` that train together: memory is then that of each."""
 
     def run(self) -> None:
         stages = stages_of(read_recipe(find_recipe(self.recipe), self.changes, fast=self.fast))
         refuse_missing_inputs(stages)
         check_what_exists(stages)
-        forecasts = forecast_road(stages)
+        if self.ranks < 1:
+            raise UserError(f"ranks is {self.ranks}", where="ranks", cure="give at least 1")
+        forecasts = forecast_road(stages, self.ranks)
         formats = {item.training.dtype for item in forecasts.values() if item.training}
         speeds = {name: measure_speeds(name) for name in sorted(formats)}
         rows = {step: figures(item, speeds) for step, item in forecasts.items()}
@@ -83,15 +89,15 @@ def check_what_exists(stages: Mapping[str, Stage]) -> None:
             resolve_inputs(stage).check()
 
 
-def forecast_road(stages: Mapping[str, Stage]) -> dict[str, Forecast]:
+def forecast_road(stages: Mapping[str, Stage], ranks: int = 1) -> dict[str, Forecast]:
     """A forecast for each step, from what exists and from the forecasts before it."""
     made: dict[Path, Forecast] = {}
     for stage in stages.values():
-        made[stage.out] = forecast(stage, made)
+        made[stage.out] = forecast(stage, made, ranks)
     return {step: made[stage.out] for step, stage in stages.items()}
 
 
-def forecast(stage: Stage, made: Mapping[Path, Forecast]) -> Forecast:
+def forecast(stage: Stage, made: Mapping[Path, Forecast], ranks: int) -> Forecast:
     """What one step makes and takes."""
     match stage:
         case Vocab():
@@ -107,7 +113,7 @@ def forecast(stage: Stage, made: Mapping[Path, Forecast]) -> Forecast:
             config = {**(before.config or {}), "vocab_size": max(rows, (before.config or {})["vocab_size"])}
             return model_forecast(config, (before.config or {})["vocab_size"])
         case Training():
-            return forecast_training(stage, made)
+            return forecast_training(stage, made, ranks)
         case Merge():
             before = model_of(stage.base, made)
             return model_forecast(before.config or {}, before.old_rows)
@@ -143,9 +149,10 @@ def forecast_pack(stage: Pack) -> Forecast:
     return Forecast(tokens=total / BYTES_PER_TOKEN, disk_bytes=2 * total / BYTES_PER_TOKEN)
 
 
-def forecast_training(stage: Training, made: Mapping[Path, Forecast]) -> Forecast:
+def forecast_training(stage: Training, made: Mapping[Path, Forecast], ranks: int) -> Forecast:
     before = model_of(stage.model, made)
-    known, there = (before.config or {}, before.old_rows), memory_bytes()
+    refuse_on_several_ranks(stage, ranks)
+    known, there = (before.config or {}, before.old_rows, ranks), memory_bytes()
     cost = cost_of(stage, *known)
     cure = cure_for(stage, *known, there) if cost.memory_bytes > there else ""
     if stage.steps:
@@ -173,12 +180,12 @@ def figures(item: Forecast, speeds: Mapping[Any, Speeds]) -> dict[str, Any]:
     if item.cost and item.training:
         stage = item.training
         positions = stage.sequence_length * stage.batch_size * stage.accumulation
-        seconds = item.train_tokens * speeds[stage.dtype].seconds_per_token(item.cost, positions)
+        per_token = speeds[stage.dtype].seconds_per_token(item.cost, positions)
         row |= {
             "trained_parameters": item.cost.trained_parameters,
             "memory_bytes": item.cost.memory_bytes,
             "tokens": round(item.train_tokens),
-            "seconds_here": round(seconds),
+            "seconds_here": round(item.train_tokens * per_token),
         }
         if item.cure:
             row["too_large_here"] = item.cure

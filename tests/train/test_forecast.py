@@ -46,15 +46,22 @@ def with_words(stage: Pretrain, cure: str) -> Pretrain:
 def test_what_is_said_to_fit_fits(gigabytes: float) -> None:
     there = gigabytes * 1e9
     assert cost_of(STAGE, LLAMA_7B, 32_000).memory_bytes > there
-    cure = cure_for(STAGE, LLAMA_7B, 32_000, there)
+    cure = cure_for(STAGE, LLAMA_7B, 32_000, 1, there)
     changed = with_words(STAGE, cure)
     assert cost_of(changed, LLAMA_7B, 32_000).memory_bytes < there
     step = STAGE.batch_size * STAGE.accumulation
     assert changed.batch_size * changed.accumulation == step
 
 
+def test_on_eight_ranks_the_batch_stays_divisible() -> None:
+    stage = replace(STAGE, batch_size=32, dtype="bfloat16")
+    cure = cure_for(stage, LLAMA_7B, 32_000, 8, 32e9)
+    assert cure.startswith("it fits with --batch-size 8 --accumulation 4")
+    assert cost_of(with_words(stage, cure), LLAMA_7B, 32_000, 8).memory_bytes < 32e9
+
+
 def test_what_fits_nowhere_is_said() -> None:
-    assert "no option makes it fit" in cure_for(STAGE, LLAMA_7B, 32_000, 10e9)
+    assert "no option makes it fit" in cure_for(STAGE, LLAMA_7B, 32_000, 1, 10e9)
 
 
 def test_a_training_that_surely_does_not_fit_is_refused(

@@ -78,8 +78,8 @@ def repeats_a_second(work: Callable[[], object]) -> float:
     return count / (time.monotonic() - started)
 
 
-def cost_of(options: "Training", config: Mapping, old_rows: int | None) -> TrainingCost:
-    """What a step takes, from the model's configuration; memory is that of each rank."""
+def cost_of(options: "Training", config: Mapping, old_rows: int | None, count: int = 1) -> TrainingCost:
+    """What a step takes, from the model's configuration; memory is that of each of `count` ranks."""
     size, whole = size_of(config), options.train == "full"
     first = options.first_rows(config, old_rows)
     trained_body = {
@@ -96,37 +96,37 @@ def cost_of(options: "Training", config: Mapping, old_rows: int | None) -> Train
         positions=options.batch_size * options.sequence_length,
         sequence_length=options.sequence_length,
         checkpointing=options.checkpointing,
-        ranks=ranks(),
+        ranks=count,
     )
 
 
 def refuse_too_large(options: "Training", config: Mapping, old_rows: int | None) -> None:
     """UserError if this machine has surely too little memory, with the options that would make it fit."""
-    needed, there = cost_of(options, config, old_rows).memory_bytes, memory_bytes()
+    needed, there = cost_of(options, config, old_rows, ranks()).memory_bytes, memory_bytes()
     if needed > SURE * there:
         what = f"this training needs about {needed / 1e9:.1f} GB of memory, there are {there / 1e9:.1f}"
-        raise UserError(what, where=options.out, cure=cure_for(options, config, old_rows, there))
+        raise UserError(what, where=options.out, cure=cure_for(options, config, old_rows, ranks(), there))
 
 
-def cure_for(options: "Training", config: Mapping, old_rows: int | None, there: float) -> str:
+def cure_for(options: "Training", config: Mapping, old_rows: int | None, count: int, there: float) -> str:
     """Which options make it fit into so many bytes, the cheapest first, as many as it takes."""
     taken: list[str] = []
-    for changes in smaller(options, old_rows):
+    needed = cost_of(options, config, old_rows, count).memory_bytes
+    for changes in smaller(options, old_rows, count):
         changed = replace(options, **changes)
-        saved = cost_of(changed, config, old_rows).memory_bytes
-        if saved < cost_of(options, config, old_rows).memory_bytes:
-            options = changed
+        then = cost_of(changed, config, old_rows, count).memory_bytes
+        if then < needed:
+            options, needed = changed, then
             taken += [f"--{name.replace('_', '-')} {words(value)}".strip() for name, value in changes.items()]
-        if saved < there:
+        if needed < there:
             return f"it fits with {' '.join(taken)}"
     return "no option makes it fit: train a smaller model, or on several GPUs (docs/distributed.md)"
 
 
-def smaller(options: "Training", old_rows: int | None) -> Iterator[dict[str, Any]]:
+def smaller(options: "Training", old_rows: int | None, count: int) -> Iterator[dict[str, Any]]:
     """Changes that save memory: first those that change no result."""
-    if options.batch_size > ranks():
-        accumulation = options.accumulation * options.batch_size // ranks()
-        yield {"batch_size": ranks(), "accumulation": accumulation}
+    if options.batch_size > count:
+        yield {"batch_size": count, "accumulation": options.accumulation * options.batch_size // count}
     yield {"checkpointing": True}
     if options.train == "full":
         yield {"train": "lora"} | ({"optimizer": "adamw"} if options.optimizer != "adamw" else {})
