@@ -7,9 +7,11 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 
 from tests.conftest import quietly
@@ -222,6 +224,30 @@ def test_ways_to_train_learn(pretrain: Pretrain, changes: dict) -> None:
     metrics = execute(replace(pretrain, **changes), quietly)["metrics"]
     assert metrics["loss_last"] < 0.98 * metrics["loss_first"]
     assert metrics["bits_per_byte_after"]["zh"] < metrics["bits_per_byte_before"]["zh"]
+
+
+@pytest.mark.parametrize("form", ["nf4", "int8"])
+def test_a_quantised_body_trains_an_adapter_of_the_whole_one(
+    pretrain: Pretrain, road: Path, tmp_path: Path, form: Any
+) -> None:
+    """Its losses are near, not equal; what is trained is stored as ever."""
+    size = make_tokenizer(tmp_path / "even", new=NEW)
+    even = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1}
+    make_model(tmp_path / "even", rows=size, **even)  # bitsandbytes wants multiples of 64 on a CPU
+    plain = replace(pretrain, out=tmp_path / "plain", model=tmp_path / "even", rows="all", learning_rate=1e-3)
+    losses = []
+    for stage in (plain, replace(plain, out=tmp_path / form, quantize_body=form)):
+        execute(stage, quietly)
+        lines = [json.loads(line) for line in (stage.out / "metrics.jsonl").read_text().splitlines()]
+        losses.append(torch.tensor([line["loss"] for line in lines if "loss" in line]))
+    assert not torch.equal(*losses)
+    torch.testing.assert_close(*losses, rtol=0.02, atol=0.02)
+    assert losses[1][-5:].mean() < losses[1][:5].mean() - 0.5
+    ours, theirs = (load_file(tmp_path / name / "adapter_model.safetensors") for name in (form, "plain"))
+    assert {name: value.shape for name, value in ours.items()} == {
+        name: value.shape for name, value in theirs.items()
+    }
+    PeftModel.from_pretrained(load_model(tmp_path / "even"), tmp_path / form)
 
 
 def test_attention_and_checkpointing_change_no_loss(pretrain: Pretrain) -> None:

@@ -25,8 +25,9 @@ class LoraLinear(lora.Linear):
         (name,) = names
         base, scale = self.get_base_layer(), self.scaling[name]
         a_RI, b_OR = self.lora_A[name].weight.to(x.dtype), self.lora_B[name].weight.to(x.dtype)
-        dropout = self.lora_dropout[name]
-        if self.training and not isinstance(dropout, nn.Identity):
+        dropout: nn.Module = self.lora_dropout[name]
+        dropped = self.training and not isinstance(dropout, nn.Identity)
+        if dropped or type(base) is not nn.Linear:  # a quantised one has its own product
             return base(x) + F.linear(F.linear(dropout(x), a_RI), b_OR) * scale
         return lora_linear(x, base.weight, base.bias, a_RI, b_OR, scale)
 

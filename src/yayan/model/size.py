@@ -10,6 +10,10 @@ from typing import Literal, get_args
 from yayan.model.loss import LOGITS_BYTES, SOFTMAX_BYTES
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+QUANTIZED_BYTES: Mapping[str | None, float] = {
+    "nf4": 0.516,
+    "int8": 1.0,
+}  # with the scales of each block or row
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
 MOMENTS_BYTES = 4 + 4  # of a trained parameter
@@ -83,6 +87,7 @@ def training_cost(
     sequence_length: int,
     checkpointing: bool = False,
     ranks: int = 1,
+    quantization: str | None = None,
 ) -> TrainingCost:
     """The cost of a step over `positions` positions at once; an estimate from counts, not a measurement.
 
@@ -100,8 +105,9 @@ def training_cost(
     # Frozen weights in their own format; what is trained in float32, with two moments
     frozen_rows = 0 if trained_rows == size.rows else size.rows
     frozen_ends = frozen_rows * size.ends * size.width
-    frozen = (0 if whole_body else size.body_parameters) + frozen_ends
-    held = IMPORTED_BYTES + (frozen * BYTES[dtype] + trained * (4 + MOMENTS_BYTES)) // ranks
+    body_bytes = 0.0 if whole_body else size.body_parameters * QUANTIZED_BYTES.get(quantization, BYTES[dtype])
+    frozen_bytes = int(body_bytes) + frozen_ends * BYTES[dtype]
+    held = IMPORTED_BYTES + (frozen_bytes + trained * (4 + MOMENTS_BYTES)) // ranks
     if ranks > 1:
         layer = size.body_parameters // size.layers
         held += layer * (4 if whole_body else BYTES[dtype])

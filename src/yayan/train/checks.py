@@ -1,5 +1,6 @@
 """Options of a training that cannot work, each refused by its name before anything is written."""
 
+import importlib.util
 from typing import TYPE_CHECKING
 
 from yayan.errors import UserError
@@ -56,6 +57,12 @@ def refuse_contradictions(options: "Training") -> None:
         raise UserError(what, where="head_rows", cure="leave it out, or train LoRA as well")
     if options.optimizer == "muon" and options.train != "full":
         raise UserError("muon steps whole matrices", where="optimizer", cure="give --train full, or adamw")
+    if options.quantize_body and options.train == "full":
+        what = "a body that is trained cannot be quantised"
+        raise UserError(what, where="quantize_body", cure="give --train lora")
+    if options.quantize_body and importlib.util.find_spec("bitsandbytes") is None:
+        what = "bitsandbytes is not installed"
+        raise UserError(what, where="quantize_body", cure="pip install 'yayan[quant]'")
     if not options.targets:
         raise UserError(
             "no projection is named", where="targets", cure=f"name some of {', '.join(PROJECTIONS)}"
@@ -75,7 +82,12 @@ def refuse_on_several_ranks(options: "Training", count: int) -> None:
     if options.batch_size % count:
         what = f"{options.batch_size} sequences cannot be shared out to {count} processes"
         raise UserError(what, where="batch_size", cure=f"give a multiple of {count}")
-    for name, wanted in (("dora", options.dora), ("optimizer muon", options.optimizer == "muon")):
+    whole = {
+        "dora": options.dora,
+        "optimizer": options.optimizer == "muon",
+        "quantize_body": options.quantize_body is not None,
+    }
+    for name, wanted in whole.items():
         if wanted and count > 1:
-            what = f"{name} needs whole matrices, which no process has here"
+            what = "this needs whole matrices, which no process has here"
             raise UserError(what, where=name, cure="leave it out, or train in one process")

@@ -97,6 +97,7 @@ def cost_of(options: "Training", config: Mapping, old_rows: int | None, count: i
         sequence_length=options.sequence_length,
         checkpointing=options.checkpointing,
         ranks=count,
+        quantization=options.quantize_body,
     )
 
 
@@ -133,6 +134,8 @@ def smaller(options: "Training", old_rows: int | None, count: int) -> Iterator[d
     yield {"dtype": "bfloat16"}  # of what is frozen, so that it saves next to nothing before
     if old_rows is not None:
         yield {"rows": "new"} | ({"head_rows": "new"} if options.head_rows else {})
+    if count == 1:
+        yield {"quantize_body": "nf4"}
 
 
 def words(value: object) -> str:

@@ -25,7 +25,7 @@ from yayan.model.folder import (
     inherited,
     old_rows,
 )
-from yayan.model.load import load_model, read_config
+from yayan.model.load import Quantization, load_model, read_config
 from yayan.model.sharding import empty_model, shard, whole
 from yayan.model.size import PROJECTIONS, Projection
 from yayan.ranks import leads
@@ -96,6 +96,8 @@ class Training(Stage):
     """Batches in one optimiser step."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the matrix products; what is trained is always kept in float32."""
+    quantize_body: Quantization | None = None
+    """Hold the frozen matrices of the body in 4 bits (nf4) or 8 (int8), by bitsandbytes: less memory, slower."""
     attention: Attention = "auto"
     """Attention inside documents: one call for each, one kernel for all (varlen, GPU), or transformers' dense mask."""
     checkpointing: bool = False
@@ -190,7 +192,10 @@ def build(options: Training) -> tuple[TwoEnds, dict[str, Group], LoraConfig | No
     narrow = options.dtype == "bfloat16" and options.train != "full"
     dtype, place = torch.bfloat16 if narrow else torch.float32, device()
     many = ranks.ranks() > 1
-    model = empty_model(options.model, dtype) if many else load_model(options.model, dtype).to(place)
+    if many:
+        model = empty_model(options.model, dtype)
+    else:
+        model = load_model(options.model, dtype, options.quantize_body, place)
     first = options.first_rows(read_config(options.model), old_rows(options.model))
     ends = TwoEnds(model, *first, attention=options.attention)
     adapter: LoraConfig | None = None
