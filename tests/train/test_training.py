@@ -232,7 +232,12 @@ def test_a_quantised_body_trains_an_adapter_of_the_whole_one(
 ) -> None:
     """Its losses are near, not equal; what is trained is stored as ever."""
     size = make_tokenizer(tmp_path / "even", new=NEW)
-    even = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1}
+    even: dict[str, Any] = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
     make_model(tmp_path / "even", rows=size, **even)  # bitsandbytes wants multiples of 64 on a CPU
     plain = replace(pretrain, out=tmp_path / "plain", model=tmp_path / "even", rows="all", learning_rate=1e-3)
     losses = []

@@ -167,6 +167,8 @@ class Training(Stage):
             "matmul_flops_per_second": round(rate),
             "share_of_matmul_rate": round(float(metrics["tokens_per_second"]) * flops / rate, 3),  # type: ignore[arg-type]
         }
+        if device().type == "cuda":
+            metrics["gpu_bytes"] = torch.cuda.max_memory_allocated()
         if self.train == "full":
             sizes = save_model(ends, self.model, work)
         else:
