@@ -30,11 +30,11 @@ from yayan.vocab.form import complete_shape, llama_config
 from yayan.vocab.grow import Grow
 from yayan.vocab.learn import Vocab
 from yayan.weights.gguf import Gguf
+from yayan.weights.gguf_file import weights_bytes
 from yayan.weights.merge import Merge
 
 COMPRESSION = 3.5  # bytes of text in a byte of xz or gz, as the corpora here have
 BYTES_PER_TOKEN = 4.0
-GGUF_BITS = {"F32": 32, "F16": 16, "BF16": 16, "Q8_0": 8.5, "Q4_K_M": 4.9}
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,8 @@ def forecast(stage: Stage, made: Mapping[Path, Forecast], ranks: int) -> Forecas
             before = model_of(stage.base, made)
             return model_forecast(before.config or {}, before.old_rows)
         case Gguf():
-            size = size_of(model_of(stage.model, made).config or {})
-            return Forecast(disk_bytes=sum(size.parameters * GGUF_BITS[kind] / 8 for kind in stage.type))
+            config = model_of(stage.model, made).config or {}
+            return Forecast(disk_bytes=sum(weights_bytes(config, kind) for kind in stage.type))
     return Forecast()
 
 

@@ -3,7 +3,7 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import gguf
 import pytest
@@ -20,7 +20,10 @@ from yayan.model.load import load_model
 from yayan.stage import execute
 from yayan.tokenizer import load_tokenizer
 from yayan.weights.gguf import Gguf, Proof, probing_texts
-from yayan.weights.gguf_file import plan_file, write_gguf
+from yayan.weights.gguf_file import plan_file, weights_bytes, write_gguf
+from yayan.weights.importance import importance_of
+from yayan.weights.quantize import FileType
+from yayan.weights.stream import open_tensors
 
 EN_BASE = SHARED / "base" / "en-base-21m"
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
@@ -117,6 +120,67 @@ def test_the_stage_writes_each_type_and_says_what_was_checked(model: Path, tmp_p
     assert differences[0] < 0.02
     assert record["tokenizer"] == load_tokenizer(folder).sha256
     assert record["template"] == sha256_of(folder / "chat_template.jinja")
+
+
+@pytest.mark.parametrize("kind", get_args(FileType))
+def test_llama_cpp_reads_every_type(kind: FileType, tmp_path: Path) -> None:
+    folder = make_chat_model(
+        tmp_path / "wide",
+        hidden_size=256,
+        intermediate_size=512,
+        num_attention_heads=8,
+        initializer_range=0.05,
+    )
+    found = write_gguf(folder, tmp_path / "model.gguf", kind)
+    ids = [1, *load_tokenizer(folder).encode("The old man went to the river 从前，河边有一座小房子 xyz")]
+    worst, _ = largest_difference(folder, tmp_path / "model.gguf", ids, [3, len(ids) - 1])
+    bounds = {
+        "F32": 1e-3,
+        "F16": 2e-2,
+        "BF16": 0.1,
+        "Q8_0": 0.2,
+        "Q6_K": 0.5,
+        "Q5": 0.9,
+        "Q4": 1.6,
+        "Q3": 2.5,
+    }
+    assert worst < bounds.get(kind, bounds.get(kind[:2], 4.0))
+    vectors = 4 * sum(spec.elements for spec in open_tensors(folder).specs.values() if len(spec.shape) == 1)
+    elements = sum(spec.elements for spec in open_tensors(folder).specs.values())
+    said = float(str(found["bits_per_weight"])) * elements / 8
+    forecast = weights_bytes(json.loads((folder / "config.json").read_text()), kind) + vectors
+    assert said == pytest.approx(forecast, rel=1e-3)
+
+
+def test_a_calibration_text_lowers_what_is_lost_on_its_like(tmp_path: Path) -> None:
+    """Inputs whose columns differ by a factor of ten: errors are kept where the inputs are small."""
+    folder = make_chat_model(
+        tmp_path / "wide",
+        hidden_size=256,
+        intermediate_size=512,
+        num_attention_heads=8,
+        initializer_range=0.05,
+    )
+    scale = torch.where(torch.arange(256) % 3 == 0, 10.0, 0.5)
+    change_weights(folder, lambda tensors: tensors.update(with_norms(tensors, scale)))
+    (tmp_path / "text.txt").write_text("The old man went to the river 从前，河边有一座小房子 xyz " * 30)
+    found = importance_of(folder, tmp_path / "text.txt", 300)
+    query = found["model.layers.0.self_attn.q_proj.weight"]
+    assert query[::3].mean() > 50 * query[1::3].mean()
+    assert found.keys() == {name for name in open_tensors(folder).specs if "_proj" in name}
+    lost = []
+    for calibration in (None, tmp_path / "text.txt"):
+        stage = Gguf(
+            model=folder, type=["Q2_K"], out=tmp_path / f"out-{bool(calibration)}", calibration=calibration
+        )
+        execute(stage)
+        ids = [1, *load_tokenizer(folder).encode("from the old house 房子 to the river")]
+        lost.append(largest_difference(folder, stage.out / "model-Q2_K.gguf", ids, [3, 6, 9])[0])
+    assert lost[1] < lost[0]
+
+
+def with_norms(tensors: dict[str, torch.Tensor], scale: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {name: value * scale for name, value in tensors.items() if name.endswith("layernorm.weight")}
 
 
 def test_the_file_says_what_the_tokenizer_is(model: Path, tmp_path: Path) -> None:

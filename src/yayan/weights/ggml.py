@@ -59,11 +59,17 @@ def library() -> ctypes.CDLL:
     return functions
 
 
-def quantize_rows(weight_RC: np.ndarray, out: np.ndarray, kind: GGMLQuantizationType) -> None:
-    """Fill `out` (uint8, R rows of blocks) with the blocks of `weight_RC` (float32, contiguous)."""
+def quantize_rows(
+    weight_RC: np.ndarray, out: np.ndarray, kind: GGMLQuantizationType, importance_C: np.ndarray | None = None
+) -> None:
+    """Fill `out` (uint8, R rows of blocks) with the blocks of `weight_RC` (float32, contiguous).
+
+    `importance_C`: float32, how much an error of each column counts (the same for all rows); None: ggml's own idea.
+    """
     rows, columns = weight_RC.shape
+    importance = None if importance_C is None else importance_C.ctypes.data
     written = library().ggml_quantize_chunk(
-        kind.value, weight_RC.ctypes.data, out.ctypes.data, 0, rows, columns, None
+        kind.value, weight_RC.ctypes.data, out.ctypes.data, 0, rows, columns, importance
     )
     if written != out.nbytes:
         raise RuntimeError(f"ggml wrote {written} bytes of {kind.name} where {out.nbytes} were due")

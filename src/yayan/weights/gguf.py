@@ -17,6 +17,7 @@ from yayan.stage import InputPath, Stage
 from yayan.template import encode_prompt
 from yayan.tokenizer import Tokenizer, load_tokenizer
 from yayan.weights.gguf_file import plan_file, write_gguf
+from yayan.weights.importance import importance_of
 from yayan.weights.quantize import FileType
 from yayan.weights.stream import open_tensors
 
@@ -57,7 +58,11 @@ class Gguf(Stage):
     model: InputPath
     """Model folder of the LLaMA family with a SentencePiece or byte-level BPE tokenizer."""
     type: list[FileType] = field(default_factory=lambda: ["F16"])
-    """Types of the weights, one file each: Q8_0 takes half the bytes of F16, Q4_K_M about 0.3."""
+    """Types of the weights, one file each, llama.cpp's mixtures: Q8_0 takes half the bytes of F16, Q4_K_M about 0.3."""
+    calibration: InputPath | None = None
+    """Text that shows which columns of a matrix count (an importance matrix); without it ggml weighs them itself."""
+    calibration_tokens: int = 50_000
+    """Tokens of that text that are read."""
     name: str = "model"
     """Beginning of the files' names: OUT/NAME-TYPE.gguf."""
 
@@ -68,11 +73,17 @@ class Gguf(Stage):
             )
         if self.name in ("", "..") or Path(self.name).name != self.name:
             raise UserError("this is no name of a file", where=f"name {self.name}", cure="name one without /")
+        if self.calibration_tokens < 1:
+            what = f"calibration_tokens is {self.calibration_tokens}"
+            raise UserError(what, where="calibration_tokens", cure="give at least 1")
         plan_file(self.model, self.type[0])
 
     def run(self, work: Path) -> dict[str, object]:
         paths = {kind: work / f"{self.name}-{kind}.gguf" for kind in self.type}
-        files = {kind: write_gguf(self.model, path, kind) for kind, path in paths.items()}
+        importance = None
+        if self.calibration:
+            importance = importance_of(self.model, self.calibration, self.calibration_tokens)
+        files = {kind: write_gguf(self.model, path, kind, importance) for kind, path in paths.items()}
         proof = Proof(self.model)
         with Progress("check", total=len(paths), unit="files") as bar:
             for kind, path in paths.items():

@@ -5,7 +5,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Shapes: H hea
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -17,6 +17,7 @@ from gguf import GGML_QUANT_VERSION, GGUFWriter, RopeScalingType
 
 from yayan.errors import UserError
 from yayan.model.folder import INPUT_END, OUTPUT_END, read_config
+from yayan.model.size import size_of
 from yayan.progress import Progress
 from yayan.tokenizer import Tokenizer
 from yayan.weights.gguf_tokens import TokenTable, read_tokenizer, write_tokens
@@ -35,6 +36,7 @@ INSIDE_LAYER = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+Importance = Mapping[str, np.ndarray]
 ROPE_KEYS = {"rope_theta", "rope_type", "type", "factor", "original_max_position_embeddings"}
 
 
@@ -64,12 +66,15 @@ class PlannedFile:
     rows: int
 
 
-def write_gguf(model: Path, path: Path, file_type: FileType) -> dict[str, object]:
+def write_gguf(
+    model: Path, path: Path, file_type: FileType, importance: Importance | None = None
+) -> dict[str, object]:
     """Write a model folder as `path`, holding one tensor in memory; returns bytes, bits a weight, tensors a type.
 
-    Raises UserError as `plan_file` does, or if a weight does not fit the type.
+    `importance`: by name of a matrix, how much an error of each of its columns counts. Raises UserError as `plan_file`
+    does, or if a weight does not fit the type.
     """
-    plan = plan_file(model, file_type)
+    plan = plan_file(model, file_type, weighted=bool(importance))
     writer = GGUFWriter(path, "llama")
     writer.add_name(model.resolve().name)
     writer.add_file_type(FILE_TYPES[file_type])
@@ -78,7 +83,7 @@ def write_gguf(model: Path, path: Path, file_type: FileType) -> dict[str, object
     write_tokens(writer, plan.tokenizer, plan.tokens, plan.rows)
     for item in plan.tensors:
         writer.add_tensor_info(item.name, item.shape, np.dtype(np.float32), item.bytes, raw_dtype=item.kind)
-    write_tensors(writer, plan)
+    write_tensors(writer, plan, importance or {})
     weights = sum(prod(item.shape) for item in plan.tensors)
     return {
         "bytes": path.stat().st_size,
@@ -87,7 +92,7 @@ def write_gguf(model: Path, path: Path, file_type: FileType) -> dict[str, object
     }
 
 
-def plan_file(model: Path, file_type: FileType) -> PlannedFile:
+def plan_file(model: Path, file_type: FileType, *, weighted: bool = False) -> PlannedFile:
     """Find out what a file will hold. Raises UserError unless the folder is a whole `llama` model that GGUF can say."""
     config = read_config(model)
     family = config["model_type"]
@@ -99,16 +104,38 @@ def plan_file(model: Path, file_type: FileType) -> PlannedFile:
         raise UserError(what, where=model / "config.json", cure="fetch or make the folder again")
     rope_of(config)
     source = open_tensors(model)
-    tensors = plan_tensors(source, config, file_type)
+    tensors = plan_tensors(source, config, file_type, weighted=weighted)
     rows = source.shape(INPUT_END)[0]
     tokenizer, tokens = read_tokenizer(model, rows)
     return PlannedFile(config, source, tensors, tokenizer, tokens, rows)
 
 
-def plan_tensors(source: TensorSource, config: dict[str, Any], file_type: FileType) -> list[PlannedTensor]:
+def weights_bytes(config: dict[str, Any], file_type: FileType) -> int:
+    """Bytes of the matrices of a `llama` model in a file of a type, from its configuration alone."""
+    size, heads = size_of(config), heads_of(config)
+    shared, tied = heads["attn_q"] // heads["attn_k"], size.ends == 1
+    matrices = [("token_embd.weight", (size.rows, size.width))]
+    matrices += [] if tied else [("output.weight", (size.rows, size.width))]
+    modules = [name for name in INSIDE_LAYER.values() if not name.endswith("_norm")]
+    for layer in range(size.layers):
+        names = [f"blk.{layer}.{module}.weight" for module in modules]
+        matrices += zip(names, size.projections, strict=True)
+    return sum(
+        rows
+        * row_bytes(
+            columns, block_type(name, columns, file_type, size.layers, tied=tied, shared_heads=shared)
+        )
+        for name, (rows, columns) in matrices
+    )
+
+
+def plan_tensors(
+    source: TensorSource, config: dict[str, Any], file_type: FileType, *, weighted: bool = False
+) -> list[PlannedTensor]:
     """Each tensor's name and type in the file. Tied ends have no output.weight: llama.cpp takes token_embd.weight."""
     tied = bool(config.get("tie_word_embeddings"))
-    layers = config["num_hidden_layers"]
+    layers, heads = config["num_hidden_layers"], heads_of(config)
+    shared = heads["attn_q"] // heads["attn_k"]
     # a table that old checkpoints carry, and a second copy of the embedding, are left out
     names = [name for name in source.names() if not name.endswith("rotary_emb.inv_freq")]
     names = [name for name in names if not (tied and name == OUTPUT_END)]
@@ -117,8 +144,15 @@ def plan_tensors(source: TensorSource, config: dict[str, Any], file_type: FileTy
     for name in names:
         shape, kind = source.shape(name), BlockType.F32
         if len(shape) == 2:
-            grouped = heads_of(config)["attn_k"] != heads_of(config)["attn_q"]
-            kind = block_type(gguf_name(name), shape[1], file_type, layers, tied=tied, grouped=grouped)
+            kind = block_type(
+                gguf_name(name),
+                shape[1],
+                file_type,
+                layers,
+                tied=tied,
+                shared_heads=shared,
+                weighted=weighted,
+            )
         tensors.append(PlannedTensor(name, gguf_name(name), shape, kind))
     return tensors
 
@@ -184,7 +218,7 @@ def write_hyperparameters(writer: GGUFWriter, config: dict[str, Any]) -> None:
         writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
 
 
-def write_tensors(writer: GGUFWriter, plan: PlannedFile) -> None:
+def write_tensors(writer: GGUFWriter, plan: PlannedFile, importance: Importance) -> None:
     """Write the file: header, metadata, then each tensor as it is read."""
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -198,7 +232,7 @@ def write_tensors(writer: GGUFWriter, plan: PlannedFile) -> None:
             if module in heads:
                 tensor = interleave_halves(tensor, heads[module])
             matrix = tensor if tensor.dim() == 2 else tensor[None]
-            writer.write_tensor_data(quantize_blocks(matrix, item.kind))
+            writer.write_tensor_data(quantize_blocks(matrix, item.kind, importance.get(item.source)))
             bar.advance(item.bytes / 1e6)
     writer.close()
 

@@ -3,7 +3,9 @@
 Shapes: R rows, C columns (what ggml calls ne[0]: the axis along which a block lies).
 """
 
-from typing import Literal
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -13,50 +15,93 @@ from gguf import GGMLQuantizationType as BlockType
 from yayan.errors import UserError
 from yayan.weights.ggml import quantize_rows
 
-FileType = Literal["F32", "F16", "Q8_0", "Q4_K_M"]
-
+FileType = Literal[
+    "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_1", "Q5_0", "Q4_K_M", "Q4_K_S", "Q4_1", "Q4_0",
+    "Q3_K_L", "Q3_K_M", "Q3_K_S", "Q2_K",
+]  # fmt: skip
 FILE_TYPES = {
-    "F32": LlamaFileType.ALL_F32,
-    "F16": LlamaFileType.MOSTLY_F16,
-    "Q8_0": LlamaFileType.MOSTLY_Q8_0,
-    "Q4_K_M": LlamaFileType.MOSTLY_Q4_K_M,
+    name: LlamaFileType["ALL_F32" if name == "F32" else f"MOSTLY_{name}"] for name in get_args(FileType)
 }
-FLOAT_TYPES = {BlockType.F32: torch.float32, BlockType.F16: torch.float16}
+FLOAT_TYPES = {BlockType.F32: torch.float32, BlockType.F16: torch.float16, BlockType.BF16: torch.bfloat16}
 # llama.cpp's substitutes (tensor_type_fallback) where a row is no multiple of 256: their blocks have 32 weights
-FALLBACK = {BlockType.Q4_K: BlockType.Q5_0, BlockType.Q5_K: BlockType.Q5_1, BlockType.Q6_K: BlockType.Q8_0}
-CHUNK_WEIGHTS = 1 << 24  # weights that are held in float32 at once: 64 MiB
+FALLBACK = {
+    BlockType.Q2_K: BlockType.Q4_0,
+    BlockType.Q3_K: BlockType.Q4_0,
+    BlockType.Q4_K: BlockType.Q5_0,
+    BlockType.Q5_K: BlockType.Q5_1,
+    BlockType.Q6_K: BlockType.Q8_0,
+}
+CHUNK_WEIGHTS = 1 << 22  # weights that a thread holds in float32 at once: 16 MiB
 
 
 def block_type(
-    name: str, columns: int, file_type: FileType, layers: int, *, tied: bool, grouped: bool
+    name: str,
+    columns: int,
+    file_type: FileType,
+    layers: int,
+    *,
+    tied: bool,
+    shared_heads: int,
+    weighted: bool = False,
 ) -> BlockType:
     """The type of one matrix (by its GGUF name) of a dense `llama` model in a file of `file_type`.
 
-    Reproduces what llama.cpp decides (llama_tensor_get_type in src/llama-quant.cpp) without importance matrix or
-    overrides. `tied`: the file has no output.weight; `grouped`: fewer key-value heads than heads.
+    Reproduces what llama.cpp decides (llama_tensor_get_type in src/llama-quant.cpp) without overrides. `tied`: the file
+    has no output.weight; `shared_heads`: query heads for each key head; `weighted`: there is an importance matrix.
     """
-    if file_type in ("F32", "F16"):
-        return BlockType[file_type]
-    wanted = BlockType.Q8_0
-    if file_type == "Q4_K_M":
-        wanted = _q4_k_m(name, columns, layers, tied=tied, grouped=grouped)
+    plain = BlockType["_".join(file_type.split("_")[:2])]  # Q4_K of Q4_K_M
+    if plain in FLOAT_TYPES:
+        return plain
+    if name == "output.weight" or (tied and name == "token_embd.weight"):
+        wanted = plain if plain == BlockType.Q8_0 else BlockType.Q6_K
+        wanted = wanted if _fits(columns, plain) else BlockType.Q8_0
+    elif name == "token_embd.weight":
+        wanted = plain
+    else:
+        layer, kind = int(name.split(".")[1]), name.split(".")[-2]
+        wanted = _mixed(file_type, kind, plain, layer, layers, shared_heads, weighted=weighted)
     if _fits(columns, wanted):
         return wanted
     substitute = FALLBACK.get(wanted, BlockType.F16)
     return substitute if _fits(columns, substitute) else BlockType.F16
 
 
-def _q4_k_m(name: str, columns: int, layers: int, *, tied: bool, grouped: bool) -> BlockType:
-    """Q4_K, but more bits where errors cost most: the head, the value and down projections of some layers."""
-    if name == "output.weight" or (tied and name == "token_embd.weight"):
-        return BlockType.Q6_K if _fits(columns, BlockType.Q4_K) else BlockType.Q8_0
-    kind = name.split(".")[-2]
-    if kind not in ("attn_v", "ffn_down"):
-        return BlockType.Q4_K
-    if _has_more_bits(int(name.split(".")[1]), layers):
-        return BlockType.Q6_K
-    # 80 layers with grouped heads are taken for Llama 2 70B, whose attn_v is small: a bit more costs little there
-    return BlockType.Q5_K if kind == "attn_v" and layers == 80 and grouped else BlockType.Q4_K
+def _mixed(
+    file_type: FileType,
+    kind: str,
+    plain: BlockType,
+    layer: int,
+    layers: int,
+    shared_heads: int,
+    *,
+    weighted: bool,
+) -> BlockType:
+    """More bits where errors cost most: value, output and down projections, and some layers' more than others'."""
+    wanted = plain
+    match file_type, kind:
+        case "Q2_K", "attn_v":
+            wanted = BlockType.Q4_K if shared_heads >= 4 else BlockType.Q3_K
+        case "Q2_K", "ffn_down" | "attn_output":
+            wanted = BlockType.Q3_K
+        case "Q3_K_M", "attn_v":
+            wanted = BlockType.Q5_K if layer < 2 else BlockType.Q4_K
+        case "Q3_K_M", "ffn_down":
+            wanted = BlockType.Q5_K if layer < layers // 16 else BlockType.Q4_K
+        case "Q3_K_M", "attn_output":
+            wanted = BlockType.Q4_K
+        case "Q3_K_L", "attn_v" | "ffn_down" | "attn_output":
+            wanted = BlockType.Q5_K
+        case "Q4_K_S", "attn_v" if layer < 4:
+            wanted = BlockType.Q5_K
+        case "Q4_K_S", "ffn_down" if layer < layers // 8:
+            wanted = BlockType.Q5_K
+        case "Q4_K_M" | "Q5_K_M", "attn_v" | "ffn_down" if _has_more_bits(layer, layers):
+            wanted = BlockType.Q6_K
+        case "Q4_0" | "Q5_0", "ffn_down" if weighted and layer < layers // 8:
+            wanted = BlockType.Q4_1 if plain == BlockType.Q4_0 else BlockType.Q5_1
+    # 80 layers with shared heads are taken for Llama 2 70B, whose attn_v is small: a bit more costs little there
+    small = kind == "attn_v" and layers == 80 and shared_heads > 1
+    return BlockType.Q5_K if small and wanted in (BlockType.Q3_K, BlockType.Q4_K) else wanted
 
 
 def _has_more_bits(layer: int, layers: int) -> bool:
@@ -76,23 +121,32 @@ def row_bytes(columns: int, kind: BlockType) -> int:
     return columns // block_columns * block_bytes
 
 
-def quantize_blocks(weight_RC: torch.Tensor, kind: BlockType) -> np.ndarray:
-    """Weights of any float type -> values [R, C] in F32 or F16, or ggml's blocks as uint8 [R, bytes of a row].
+def quantize_blocks(
+    weight_RC: torch.Tensor, kind: BlockType, importance_C: np.ndarray | None = None
+) -> np.ndarray:
+    """Weights of any float type -> values [R, C] in F32 or F16, or ggml's blocks (and BF16) as bytes of a row, uint8.
 
-    Goes through float32, some rows at a time. Raises UserError if a weight is not finite in the wanted type.
+    Goes through float32, some rows at a time on each core. `importance_C`: float32, how much an error of each column
+    counts. Raises UserError if a weight is not finite in the wanted type.
     """
     rows, columns = weight_RC.shape
-    float_type = FLOAT_TYPES.get(kind)
-    shape = (rows, columns if float_type else row_bytes(columns, kind))
-    out = np.empty(shape, torch.empty(0, dtype=float_type).numpy().dtype if float_type else np.uint8)
+    value_type = {BlockType.F32: np.float32, BlockType.F16: np.float16}.get(kind)
+    out = np.empty((rows, columns if value_type else row_bytes(columns, kind)), value_type or np.uint8)
     step = max(1, CHUNK_WEIGHTS // columns)
-    for first in range(0, rows, step):
-        part = weight_RC[first : first + step].to(float_type or torch.float32).contiguous()
+
+    def fill(first: int) -> None:
+        part = weight_RC[first : first + step].to(FLOAT_TYPES.get(kind, torch.float32)).contiguous()
         if not torch.isfinite(part).all():
             what = f"a weight is not a number, infinite, or too large for {kind.name}"
             raise UserError(what, cure="check the model, or choose another type")
-        if float_type:
+        if value_type:
             out[first : first + step] = part.numpy()
+        elif kind == BlockType.BF16:
+            out[first : first + step] = part.view(torch.uint8).numpy()
         else:
-            quantize_rows(part.numpy(), out[first : first + step], kind)
+            quantize_rows(part.numpy(), out[first : first + step], kind, importance_C)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # ggml's functions let go of the interpreter
+        for done in [pool.submit(fill, first) for first in range(0, rows, step)]:
+            done.result()
     return out
