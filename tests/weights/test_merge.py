@@ -14,6 +14,7 @@ from tests.tiny import make_base, make_model, make_tokenizer
 from yayan.errors import UserError, WorkError
 from yayan.model.load import load_model
 from yayan.stage import execute
+from yayan.tokenizer import load_tokenizer
 from yayan.weights.adapter import read_adapter
 from yayan.weights.merge import Merge, merge_adapters, recompute_rows
 from yayan.weights.stream import open_tensors
@@ -71,6 +72,8 @@ OPTIONS = {
     "ranks": {"rank_pattern": {"v_proj": 2, "layers.1.mlp.up_proj": 5}},
     "rows of both ends": {"trainable_token_indices": BOTH_ENDS},
     "rows of the input": {"trainable_token_indices": NEW_ROWS},
+    "whole ends": {"modules_to_save": ["embed_tokens", "lm_head"]},
+    "a whole end": {"modules_to_save": ["lm_head"], "trainable_token_indices": NEW_ROWS},
     "rows alone": {"target_modules": ["q_proj"], "trainable_token_indices": {"lm_head": NEW_ROWS}},
 }
 
@@ -84,6 +87,100 @@ def test_equals_peft_bit_for_bit(tmp_path: Path, options: dict[str, Any], dtype:
     (tmp_path / "out").mkdir()
     merge_adapters(tmp_path / "base", [adapter], tmp_path / "out")
     assert_bitwise(tmp_path / "out", merged_by_peft(tmp_path / "base", [adapter], dtype))
+
+
+def make_published(folder: Path, rows: int) -> dict[str, torch.Tensor]:
+    """An adapter as the reference project publishes them: of peft 0.3, both ends whole and grown, its tokenizer."""
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(5)
+    shapes = {"model.embed_tokens.weight": (rows, 24), "lm_head.weight": (rows, 24)}
+    for layer in range(2):
+        shapes |= {f"model.layers.{layer}.self_attn.q_proj.lora_A.weight": (3, 24)}
+        shapes |= {f"model.layers.{layer}.self_attn.q_proj.lora_B.weight": (24, 3)}
+    tensors = {
+        f"base_model.model.{name}": torch.randn(shape, generator=generator) for name, shape in shapes.items()
+    }
+    torch.save({name: value.half() for name, value in tensors.items()}, folder / "adapter_model.bin")
+    settings = {
+        "base_model_name_or_path": "Llama-2-7b-hf",
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": 128.0,
+        "lora_dropout": 0.05,
+        "modules_to_save": ["embed_tokens", "lm_head"],
+        "peft_type": "LORA",
+        "r": 3,
+        "target_modules": ["q_proj"],
+        "task_type": "CAUSAL_LM",
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    return {name: value.half().float() for name, value in tensors.items()}
+
+
+def test_a_published_adapter_brings_its_rows_and_its_tokenizer(tmp_path: Path) -> None:
+    make_base(tmp_path / "base", dtype=torch.float16)
+    model = load_model(tmp_path / "base", torch.float16)
+    (tmp_path / "base" / "model.safetensors").unlink()
+    state = model.state_dict() | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(3)}
+    torch.save(state, tmp_path / "base" / "pytorch_model.bin")
+    rows = model.config.vocab_size + 3
+    tensors = make_published(tmp_path / "adapter", rows)
+    stage = Merge(base=tmp_path / "base", adapter=[tmp_path / "adapter"], out=tmp_path / "out")
+    assert_refused(tmp_path / "base", [tmp_path / "adapter"], tmp_path / "out", "no tokenizer for them")
+    make_tokenizer(tmp_path / "adapter", new=["你好", "世界", "界你", "你世"])
+    assert_refused(tmp_path / "base", [tmp_path / "adapter"], tmp_path / "out", "tokens for 2")
+    make_tokenizer(tmp_path / "adapter", new=["你好", "世界", "界你"])
+    record = execute(stage)
+    assert record["metrics"]["old_rows"] == rows - 3
+    merged = load_model(tmp_path / "out", torch.float16)
+    assert merged.config.vocab_size == rows == load_tokenizer(tmp_path / "out").size
+    for name, value in merged.state_dict().items():
+        wanted = state[name].float()
+        if f"base_model.model.{name}" in tensors:
+            wanted = tensors[f"base_model.model.{name}"]
+        if "q_proj" in name:
+            stem = f"base_model.model.{name.removesuffix('.weight')}"
+            product = tensors[f"{stem}.lora_B.weight"] @ tensors[f"{stem}.lora_A.weight"]
+            wanted = wanted + product.mul(128.0 / 3)
+        assert torch.equal(value, wanted.half()), name
+
+
+def test_a_weight_adds_so_much_of_an_adapter(base: Path, tmp_path: Path) -> None:
+    """As much as an adapter whose alpha is that much smaller."""
+    half = make_adapter(base, tmp_path / "half", lora_alpha=3.5)
+    full, other = make_adapter(base, tmp_path / "full"), make_adapter(base, tmp_path / "other", seed=1)
+    stage = Merge(base=base, adapter=[full, other], weight=[0.5, 1], out=tmp_path / "out")
+    execute(stage)
+    assert_bitwise(tmp_path / "out", merged_by_peft(base, [half, other], torch.float32))
+    rows = make_adapter(base, tmp_path / "rows", trainable_token_indices=BOTH_ENDS)
+    for adapters, weights, sentence in (
+        ([full, other], [1.0], "1 weights for 2 adapters"),
+        ([rows], [0.5], "gives values, not differences"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            execute(Merge(base=base, adapter=adapters, weight=weights, out=tmp_path / "no"))
+
+
+def test_what_replaces_what_another_has_changed_is_refused(base: Path, adapter: Path, tmp_path: Path) -> None:
+    whole = make_adapter(base, tmp_path / "whole", modules_to_save=["lm_head"])
+    assert_refused(base, [adapter, whole], tmp_path / "out", r"lm_head\.weight is replaced by this adapter")
+    other = make_adapter(base, tmp_path / "other", modules_to_save=["lm_head"])
+    assert_refused(base, [whole, other], tmp_path / "out", r"lm_head\.weight is replaced by this adapter")
+    (tmp_path / "both").mkdir()
+    merge_adapters(base, [whole, adapter], tmp_path / "both")
+    assert_bitwise(tmp_path / "both", merged_by_peft(base, [whole, adapter], torch.float32))
+
+
+def test_ends_of_different_heights_are_refused(tmp_path: Path) -> None:
+    make_base(tmp_path / "base")
+    rows = load_tokenizer(tmp_path / "base").size + 3
+    make_published(tmp_path / "adapter", rows)
+    tensors = torch.load(tmp_path / "adapter" / "adapter_model.bin", weights_only=True)
+    del tensors["base_model.model.lm_head.weight"]
+    torch.save(tensors, tmp_path / "adapter" / "adapter_model.bin")
+    assert_refused(tmp_path / "base", [tmp_path / "adapter"], tmp_path / "out", "the two ends have")
 
 
 @pytest.mark.parametrize("indices", [NEW_ROWS, {"embed_tokens": NEW_ROWS}, BOTH_ENDS])
@@ -247,7 +344,6 @@ def assert_refused(base: Path, adapters: list[Path], out: Path, sentence: str) -
     ("changes", "sentence"),
     [
         ({"use_dora": True}, "lengths None do not fit its pair"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"alpha_pattern": {"q_proj": 2}}, "alpha_pattern"),
         ({"bias": "all"}, "LoRA with bias = all"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights = pissa"),
@@ -307,4 +403,4 @@ def test_wrong_paths_are_refused(base: Path, adapter: Path, tmp_path: Path) -> N
     assert_refused(adapter, [adapter], out, r"it has no config\.json")
     assert_refused(base, [tmp_path / "nowhere"], out, "there is no such file or folder")
     (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
-    assert_refused(base, [adapter], out, "pickles")
+    assert_refused(base, [adapter], out, "truncated or damaged")

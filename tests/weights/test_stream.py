@@ -235,9 +235,48 @@ def test_a_truncated_file_is_refused(tmp_path: Path, size: int) -> None:
         open_tensors(tmp_path)
 
 
-def test_pickles_are_not_read(tmp_path: Path) -> None:
-    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02")
-    with pytest.raises(UserError, match="pickles"):
+class Bomb:
+    """What a pickle of it would do when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
+
+
+def test_older_files_are_read_and_nothing_in_them_is_run(tmp_path: Path) -> None:
+    tensors = {"a": torch.randn(5, 3), "b": torch.arange(4.0).half()}
+    torch.save(tensors, tmp_path / "pytorch_model.bin")
+    source = open_tensors(tmp_path)
+    assert {name: (spec.shape, spec.dtype) for name, spec in source.specs.items()} == {
+        "a": ((5, 3), torch.float32),
+        "b": ((4,), torch.float16),
+    }
+    assert all(torch.equal(source.read(name), value) for name, value in tensors.items())
+    (tmp_path / "pytorch_model.bin").write_bytes((tmp_path / "pytorch_model.bin").read_bytes()[:200])
+    with pytest.raises(UserError, match="truncated or damaged"):
+        open_tensors(tmp_path)
+    torch.save({"a": Bomb(tmp_path / "ran")}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match="wants to run code"):
+        open_tensors(tmp_path)
+    torch.save([1, 2], tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match="something else than tensors"):
+        open_tensors(tmp_path)
+    torch.save({"a": torch.ones(2, dtype=torch.int8)}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match="of type torch.int8"):
+        open_tensors(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_shards_of_older_files(tmp_path: Path) -> None:
+    for i, name in enumerate("ab"):
+        torch.save({name: torch.full((2,), float(i))}, tmp_path / f"pytorch_model-{i}.bin")
+    places = {name: f"pytorch_model-{i}.bin" for i, name in enumerate("ab")}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": places}))
+    assert open_tensors(tmp_path).read("b").tolist() == [1.0, 1.0]
+    (tmp_path / "pytorch_model-1.bin").unlink()
+    with pytest.raises(UserError, match=r"the shard pytorch_model-1\.bin is missing"):
         open_tensors(tmp_path)
 
 

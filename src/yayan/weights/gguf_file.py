@@ -104,6 +104,9 @@ def plan_file(model: Path, file_type: FileType, *, weighted: bool = False) -> Pl
         raise UserError(what, where=model / "config.json", cure="fetch or make the folder again")
     rope_of(config)
     source = open_tensors(model)
+    if source.pickled:
+        what = "the weights are older .bin files, which only merge and grow read"
+        raise UserError(what, where=model, cure="merge its adapter first, or save it as safetensors")
     tensors = plan_tensors(source, config, file_type, weighted=weighted)
     rows = source.shape(INPUT_END)[0]
     tokenizer, tokens = read_tokenizer(model, rows)

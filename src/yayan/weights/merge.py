@@ -1,6 +1,7 @@
 """Adapters into their base, one tensor in memory, proved before it is done.
 
-W + s B A, its rows brought to DoRA's lengths where there are some, and trained token rows.
+W + s B A, its rows brought to DoRA's lengths where there are some, trained token rows, and matrices that were trained
+whole.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,7 @@ from yayan import lineage
 from yayan.errors import UserError, WorkError
 from yayan.model.folder import (
     GENERATION_FILE,
+    INPUT_END,
     TEMPLATE_FILE,
     TOKENIZER_FILES,
     copy_files,
@@ -35,6 +37,7 @@ from yayan.weights.stream import (
 )
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+COMPUTED = "rotary_emb.inv_freq"  # a table in old checkpoints that follows from the configuration
 SAMPLED_ROWS = 8
 NORM_EPS = 64  # roundings that a float32 norm of a row may be off by
 BLOCK_ROWS = 4096  # rows of an adapter that are converted at once
@@ -48,28 +51,70 @@ class Merge(Stage):
     """Model folder that the adapters were trained on."""
     adapter: list[InputPath] = field(default_factory=list)
     """Adapter folders in PEFT's format, added one after the other."""
+    weight: list[float] = field(default_factory=list)
+    """How much of each adapter is added, in their order (1 if not given): LoRA pairs only can be added in part."""
     dtype: Literal["keep", "float32", "bfloat16", "float16"] = "keep"
     """Number format of the result (keep: that of the base); the sum is taken in float32 and rounded once."""
 
     def check(self) -> None:
-        open_inputs(self.base, self.adapter)
+        open_inputs(self.base, self.adapter, self.weight)
 
     def run(self, work: Path) -> dict[str, object]:
-        return merge_adapters(self.base, self.adapter, work, DTYPES.get(self.dtype))
+        return merge_adapters(self.base, self.adapter, work, DTYPES.get(self.dtype), weights=self.weight)
 
 
-def open_inputs(base: Path, adapters: Iterable[Path]) -> tuple[dict, TensorSource, list[Adapter]]:
-    """Configuration and tensors of a base, and adapters that fit it. Raises UserError if one does not."""
+@dataclass(frozen=True)
+class Inputs:
+    """What is merged: all of it fits together."""
+
+    config: dict
+    source: TensorSource
+    adapters: list[Adapter]
+    specs: dict[str, TensorSpec]  # of the result, in the base's number formats
+    tokenizer: Path  # the folder of the result's: the base's, or that of the adapter that added rows
+
+
+def open_inputs(base: Path, adapters: Sequence[Path], weights: Sequence[float] = ()) -> Inputs:
+    """A base, and adapters that fit it. Raises UserError if one does not."""
+    if weights and len(weights) != len(adapters):
+        what = f"{len(weights)} weights for {len(adapters)} adapters"
+        raise UserError(what, where="weight", cure="give one for each")
     config, source = read_config(base), open_tensors(base)
-    opened = []
-    for folder in adapters:
-        tied = bool(config.get("tie_word_embeddings"))
-        opened.append(read_adapter(folder, source.specs, tied=tied))
-        refuse_other_tokenizer(base, folder)
+    specs = {name: spec for name, spec in source.specs.items() if not name.endswith(COMPUTED)}
+    opened: list[Adapter] = []
+    tokenizer = base
+    for folder, weight in zip(adapters, weights or [1.0] * len(adapters), strict=True):
+        adapter = read_adapter(folder, specs, tied=bool(config.get("tie_word_embeddings")), weight=weight)
+        refuse_two_of_one(adapter, opened)
+        rows = specs[INPUT_END].shape[0]
+        specs = adapter.grown(specs)
+        if specs[INPUT_END].shape[0] > rows:
+            tokenizer = folder
+            refuse_missing_tokenizer(folder, specs[INPUT_END].shape[0])
+        refuse_other_tokenizer(tokenizer, folder)
+        opened.append(adapter)
     if not opened:
         raise UserError("there is nothing to merge", cure="name at least one --adapter")
     refuse_other_base(base, opened[0].folder)
-    return config, source, opened
+    return Inputs(config, source, opened, specs, tokenizer)
+
+
+def refuse_two_of_one(adapter: Adapter, before: Sequence[Adapter]) -> None:
+    """UserError if a matrix is given whole that an earlier adapter has changed, which would be lost."""
+    for other in before:
+        if lost := sorted(adapter.whole.keys() & other.targets):
+            what = f"{lost[0]} is replaced by this adapter, and {other.folder} has changed it before"
+            raise UserError(what, where=adapter.folder, cure="merge one of them")
+
+
+def refuse_missing_tokenizer(folder: Path, rows: int) -> None:
+    """UserError unless the folder of an adapter that adds rows says which tokens they are."""
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+        what = f"the adapter gives the model {rows} rows, and its folder has no tokenizer for them"
+        raise UserError(what, where=folder, cure="put the tokenizer that it was trained with there")
+    if (size := load_tokenizer(folder).size) > rows:
+        what = f"the adapter's tokenizer has {size} tokens for {rows} rows"
+        raise UserError(what, where=folder, cure="put the tokenizer that it was trained with there")
 
 
 def refuse_other_base(base: Path, adapter: Path) -> None:
@@ -100,13 +145,15 @@ def merge_adapters(
     out: Path,
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    weights: Sequence[float] = (),
 ) -> dict[str, object]:
     """Write the model folder `out`: the base with all adapters added in order, in `dtype` (None: as each tensor is).
 
     Returns metrics. Raises UserError if base and adapters do not fit, WorkError if the result fails its checks.
     """
-    config, source, opened = open_inputs(base, adapters)
-    plan = {name: TensorSpec(spec.shape, dtype or spec.dtype) for name, spec in source.specs.items()}
+    inputs = open_inputs(base, adapters, weights)
+    source, opened = inputs.source, inputs.adapters
+    plan = {name: TensorSpec(spec.shape, dtype or spec.dtype) for name, spec in inputs.specs.items()}
     with (
         TensorWriter(out, plan, max_shard_bytes) as writer,
         Progress("merge", total=writer.bytes / 1e6, unit="MB") as bar,
@@ -117,14 +164,14 @@ def merge_adapters(
             bar.advance(spec.bytes / 1e6)
     changed = sorted(set().union(*(adapter.targets for adapter in opened)))
     rows, largest_error = recompute_rows(source, opened, open_tensors(out), changed)
-    copy_small_files(base, adapters, config, out, dtype)
+    copy_small_files(base, inputs, out, dtype)
     return totals(plan) | {
         "tensors_merged": len(changed),
         "adapters": len(opened),
         "token_rows": sum(len(ids) for adapter in opened for _, ids in adapter.rows.values()),
         "rows_recomputed": rows,
         "largest_error": largest_error,
-        **inherited(base),
+        **(inherited(base) if inputs.tokenizer == base else {"old_rows": source.shape(INPUT_END)[0]}),
     }
 
 
@@ -138,6 +185,9 @@ def merge_tensor(
     """
     if not any(name in adapter.targets for adapter in adapters):
         return weight.to(dtype)
+    for adapter in adapters:
+        if name in adapter.whole:
+            weight = adapter.tensors.read(adapter.whole[name])
     low_rank = any(name in adapter.pairs for adapter in adapters)
     merged = weight.to(torch.float32 if low_rank else dtype, copy=True)  # the source is a mapped file
     for adapter in adapters:
@@ -175,7 +225,7 @@ def recompute_rows(
     generator = torch.Generator().manual_seed(0)
     count, largest = 0, 0.0
     for name in names:
-        ids = torch.randint(base.shape(name)[0], (SAMPLED_ROWS,), generator=generator)
+        ids = torch.randint(merged.shape(name)[0], (SAMPLED_ROWS,), generator=generator)
         for adapter in adapters:
             if name in adapter.rows and len(trained := adapter.rows[name][1]):
                 picks = torch.randint(len(trained), (SAMPLED_ROWS,), generator=generator)
@@ -195,7 +245,9 @@ def expected_rows(
     name: str, ids: torch.Tensor, base: TensorSource, adapters: Sequence[Adapter]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows `ids` of the merged tensor in float64, and what float32 arithmetic may add to their error."""
-    wanted = base.read(name)[ids].double()
+    wanted = next(
+        (item.tensors.read(item.whole[name]) for item in adapters if name in item.whole), base.read(name)
+    )[ids].double()
     bound = wanted.abs() * torch.finfo(torch.float32).eps
     for adapter in adapters:
         if name in adapter.pairs:
@@ -219,14 +271,17 @@ def expected_rows(
     return wanted, bound
 
 
-def copy_small_files(
-    base: Path, adapters: Iterable[Path], config: dict, out: Path, dtype: torch.dtype | None
-) -> None:
-    """Configuration, tokenizer and generation settings of the base; the template of the last adapter that has one."""
+def copy_small_files(base: Path, inputs: Inputs, out: Path, dtype: torch.dtype | None) -> None:
+    """The base's configuration and generation settings, the tokenizer, the last template that an adapter has."""
+    config = inputs.config
     if dtype is not None:
         config = {key: value for key, value in config.items() if key != "torch_dtype"}
         config["dtype"] = str(dtype).removeprefix("torch.")
-    write_json(out / "config.json", config)
-    copy_files(base, out, (*TOKENIZER_FILES, GENERATION_FILE))
-    for adapter in adapters:
-        copy_files(adapter, out, [TEMPLATE_FILE])
+    rows = inputs.specs[INPUT_END].shape[0]
+    write_json(out / "config.json", config if rows == config["vocab_size"] else config | {"vocab_size": rows})
+    copy_files(base, out, [GENERATION_FILE])
+    copy_files(inputs.tokenizer, out, TOKENIZER_FILES)
+    if inputs.tokenizer != base and not (out / "tokenizer.json").is_file():
+        load_tokenizer(inputs.tokenizer).fast.save(str(out / "tokenizer.json"))
+    for adapter in inputs.adapters:
+        copy_files(adapter.folder, out, [TEMPLATE_FILE])

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from yayan.errors import UserError, WorkError
 from yayan.model.folder import read_json, write_json
+from yayan.weights.pickles import read_pickle
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -59,8 +60,9 @@ class TensorSource:
         self.folder = folder
         self.specs: dict[str, TensorSpec] = {}
         self._files: dict[str, safe_open] = {}
+        self._mapped: dict[str, torch.Tensor] = {}
         for path in files:
-            self._open(path)
+            self._open_pickle(path) if path.suffix == ".bin" else self._open(path)
 
     def _open(self, path: Path) -> None:
         if not path.is_file():
@@ -79,6 +81,22 @@ class TensorSource:
             self.specs[name] = TensorSpec(tuple(part.get_shape()), DTYPES[part.get_dtype()])
             self._files[name] = file
 
+    def _open_pickle(self, path: Path) -> None:
+        if not path.is_file():
+            raise UserError(f"the shard {path.name} is missing", where=self.folder, cure="fetch it again")
+        for name, value in read_pickle(path).items():
+            if value.dtype not in DTYPE_NAMES:
+                what = f"the tensor {name} is of type {value.dtype}"
+                cure = "take the model that is not quantised (float32, float16 or bfloat16)"
+                raise UserError(what, where=path, cure=cure)
+            self.specs[name] = TensorSpec(tuple(value.shape), value.dtype)
+            self._mapped[name] = value
+
+    @property
+    def pickled(self) -> bool:
+        """Whether they come from older files, which `transformers` is not asked to read here."""
+        return bool(self._mapped)
+
     def names(self) -> list[str]:
         return list(self.specs)
 
@@ -90,31 +108,36 @@ class TensorSource:
 
     def read(self, name: str) -> torch.Tensor:
         """A view of the mapped file: only what is touched is read from the disk. Not to be written to."""
-        return self._files[name].get_tensor(name)
+        return self._files[name].get_tensor(name) if name in self._files else self._mapped[name]
 
 
 def open_tensors(folder: Path, stem: str = "model") -> TensorSource:
     """The tensors of `STEM.safetensors`, or of the shards that `STEM.safetensors.index.json` names.
 
+    Where there is neither, those of `STEM.bin` (of a model `pytorch_model.bin`) and its index, of which nothing is run.
     Raises UserError if there are none, if a file is missing or damaged, or if index and shards disagree.
     """
-    single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
-    if single.is_file():
-        return TensorSource(folder, [single])
-    if index.is_file():
-        places = read_json(index).get("weight_map")
-        if not isinstance(places, dict) or not places:
-            raise UserError("this index names no tensors", where=index, cure="fetch or make it again")
-        source = TensorSource(folder, [folder / name for name in sorted(set(places.values()))])
-        odd = sorted(set(places) ^ set(source.specs))
-        if odd:
-            what = f"the index and its shards disagree about {odd[0]}"
-            raise UserError(what, where=index, cure="fetch or make the folder again")
-        return source
-    if any(folder.glob("*.bin")):
-        cure = "write the model as safetensors first (`save_pretrained` of transformers does)"
-        raise UserError("the weights are pickles (.bin), which are not read", where=folder, cure=cure)
+    older = "pytorch_model" if stem == "model" else stem
+    for name in (f"{stem}.safetensors", f"{older}.bin"):
+        single, index = folder / name, folder / f"{name}.index.json"
+        if single.is_file():
+            return TensorSource(folder, [single])
+        if index.is_file():
+            return open_shards(folder, index)
     raise UserError(f"there is no {stem}.safetensors", where=folder, cure="name a folder that holds weights")
+
+
+def open_shards(folder: Path, index: Path) -> TensorSource:
+    """The tensors of the files that an index names."""
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise UserError("this index names no tensors", where=index, cure="fetch or make it again")
+    source = TensorSource(folder, [folder / name for name in sorted(set(places.values()))])
+    odd = sorted(set(places) ^ set(source.specs))
+    if odd:
+        what = f"the index and its shards disagree about {odd[0]}"
+        raise UserError(what, where=index, cure="fetch or make the folder again")
+    return source
 
 
 class TensorWriter:
