@@ -79,11 +79,11 @@ def lines_of(out: Path) -> list[dict]:
 @pytest.mark.parametrize(
     ("tied", "options"),
     [
-        (False, {}),
+        (False, {"rows": "new"}),
         (False, {"rows": "all", "checkpointing": True, "accumulation": 2}),
         pytest.param(False, {"train": "full", "best": True}, marks=pytest.mark.slow),
         pytest.param(True, {"train": "full", "dtype": "bfloat16"}, marks=pytest.mark.slow),
-        pytest.param(True, {"train": "ends"}, marks=pytest.mark.slow),
+        pytest.param(True, {"train": "ends", "rows": "new"}, marks=pytest.mark.slow),
         pytest.param(True, {"rows": "none"}, marks=pytest.mark.slow),
     ],
     ids=str,

@@ -53,6 +53,7 @@ def pretrain(road: Path, tmp_path: Path) -> Pretrain:
         out=tmp_path / "adapter",
         model=road / "grown",
         shards=[road / "shards"],
+        rows="new",
         rank=4,
         alpha=8,
         learning_rate=5e-3,

@@ -54,7 +54,7 @@ class Training(Stage):
     """Share of the tokens that each shards folder gives, in their order; by default as many as each has."""
     train: Literal["lora", "ends", "full"] = "lora"
     """What is trained: LoRA on the body and rows of the two ends, such rows alone, or the whole model."""
-    rows: Rows = "new"
+    rows: Rows = "all"
     """Rows of the input and output ends that are trained: those that `grow` added, all, or none."""
     head_rows: Rows | None = None
     """Rows of the output end, where they are others than those of the input end."""
