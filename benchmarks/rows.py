@@ -67,7 +67,7 @@ def main() -> None:
         steps = round(runs[0]["steps"] * longest / mean(found["seconds"] for found in runs))
         again = abs(steps / runs[0]["steps"] - 1) > SAME_STEPS
         timed[way, replay] = (
-            [run(options, way, options.bytes, replay, seed, steps=steps) for seed in options.seeds]
+            [run(options, way, options.bytes, replay, seed, steps=steps) for seed in options.timed_seeds]
             if again
             else runs
         )
@@ -83,6 +83,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--heldout-bytes", type=int, default=50_000, help="of each language")
     parser.add_argument("--vocab", type=int, default=40_960)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--timed-seeds", type=int, nargs="+", default=[1, 2, 3], help="at equal time")
     parser.add_argument("--dtype", default="bfloat16")
     return parser.parse_args()
 

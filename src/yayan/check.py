@@ -1,4 +1,7 @@
-"""`yayan check`: does a recipe hold together, and what will it take? Nothing is run or written."""
+"""`yayan check`: does a recipe hold together, and what will it take? Nothing is run or written.
+
+Given folders and files instead, it says whether they fit together (fits.py).
+"""
 
 import json
 from collections.abc import Mapping
@@ -10,6 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from yayan import fits
 from yayan.corpus.batches import Shards
 from yayan.corpus.files import OPENERS, text_files
 from yayan.corpus.pack import Pack
@@ -53,18 +57,21 @@ class Forecast:
 
 @dataclass(frozen=True, kw_only=True)
 class Check(Command):
-    """Say whether a recipe holds together and what it will take: parameters, memory, disk, hours."""
+    """Say whether a recipe holds together and what it will take; or whether models, adapters, shards fit together."""
 
     recipe: str = field(kw_only=False)
-    """A recipe file, or the name of a built-in one."""
+    """A recipe file, or the name of a built-in one; or a model, adapter, tokenizer or shards folder or GGUF file."""
     changes: list[str] = field(kw_only=False, default_factory=list)
-    """Changes of the recipe, as `yayan run` takes them."""
+    """Changes of the recipe, as `yayan run` takes them; or more such folders and files."""
     fast: bool = False
     """Make the changes of the recipe's `fast` section."""
     ranks: int = 1
     """Processes of `torchrun` that train together: memory is then that of each."""
 
     def run(self) -> None:
+        if Path(self.recipe).is_dir() or self.recipe.endswith(".gguf"):
+            fits.tell(*fits.look([Path(self.recipe), *map(Path, self.changes)]), as_json=self.json)
+            return
         stages = stages_of(read_recipe(find_recipe(self.recipe), self.changes, fast=self.fast))
         refuse_missing_inputs(stages)
         check_what_exists(stages)
