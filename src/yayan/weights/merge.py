@@ -27,6 +27,7 @@ from yayan.progress import Progress
 from yayan.stage import InputPath, Stage
 from yayan.tokenizer import load_tokenizer
 from yayan.weights.adapter import Adapter, read_adapter
+from yayan.weights.card import write_card
 from yayan.weights.stream import (
     MAX_SHARD_BYTES,
     TensorSource,
@@ -60,7 +61,13 @@ class Merge(Stage):
         open_inputs(self.base, self.adapter, self.weight)
 
     def run(self, work: Path) -> dict[str, object]:
-        return merge_adapters(self.base, self.adapter, work, DTYPES.get(self.dtype), weights=self.weight)
+        metrics = merge_adapters(self.base, self.adapter, work, DTYPES.get(self.dtype), weights=self.weight)
+        parts = {
+            f"adapter {i}" if len(self.adapter) > 1 else "adapter": item
+            for i, item in enumerate(self.adapter, 1)
+        }
+        write_card(work, self.out.name, self.base, {"base": self.base, **parts}, metrics)
+        return metrics
 
 
 @dataclass(frozen=True)
