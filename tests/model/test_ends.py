@@ -155,7 +155,7 @@ def test_logits_and_matrices_are_the_models(tied: bool) -> None:
     with torch.no_grad():
         for value in (*ends.trained_rows().values(), *ends.model.get_decoder().layers.parameters()):
             value.add_(0.1)
-        model.load_state_dict(ends.matrices(), strict=not tied)
+        model.load_state_dict(ends.matrices())
         changed = ends.logits(ends.hidden(ids)[0])
         torch.testing.assert_close(model(input_ids=ids).logits[0], changed, rtol=1e-5, atol=1e-4)
     assert not torch.allclose(before[0], changed, atol=0.1)

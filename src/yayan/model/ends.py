@@ -119,8 +119,8 @@ class TwoEnds(nn.Module):
 
     def matrices(self) -> dict[str, torch.Tensor]:
         """The wholly trained model's parameters by their names in a model folder."""
-        found = dict(self.model.named_parameters()) | {INPUT_END: self.embedding}
-        return found if self.head is None else found | {OUTPUT_END: self.head}
+        head = self.embedding if self.head is None else self.head  # a file may hold a tied matrix twice
+        return dict(self.model.named_parameters()) | {INPUT_END: self.embedding, OUTPUT_END: head}
 
     def hollow_parameters(self) -> set[nn.Parameter]:
         """The wrapped model's own ends where all rows are trained."""

@@ -48,7 +48,7 @@ def load_model(
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,  # they come back in the report, with their shapes
                 output_loading_info=True,
-                device_map={"": device} if device else None,
+                device_map={"": device} if device and device.type != "cpu" else None,
                 **quantized(quantization, dtype),
             )
     except (OSError, ValueError, SafetensorError) as error:
