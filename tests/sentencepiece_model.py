@@ -8,7 +8,7 @@ from typing import Any
 
 import sentencepiece
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from yayan.template import LLAMA2_TEMPLATE
 from yayan.tokenizer import convert_sentencepiece, read_sentencepiece
@@ -54,14 +54,22 @@ def sentencepiece_bytes() -> bytes:
 
 
 def make_chat_model(
-    folder: Path, *, template: str | None = LLAMA2_TEMPLATE, padding: int = 0, seed: int = 0, **config: Any
+    folder: Path,
+    *,
+    template: str | None = LLAMA2_TEMPLATE,
+    padding: int = 0,
+    seed: int = 0,
+    family: str = "llama",
+    **config: Any,
 ) -> Path:
     """Write a random model whose last `padding` rows have no token; without a template it is a base model."""
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         sizes = {"vocab_size": TOKENS + padding, **SIZES, **config}
-        model = LlamaForCausalLM(LlamaConfig(bos_token_id=1, eos_token_id=2, **sizes))
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(family, bos_token_id=1, eos_token_id=2, **sizes)
+        )
         for name, weight in model.named_parameters():
             if name.endswith(
                 ("norm.weight", ".bias")

@@ -42,6 +42,10 @@ SHAPES: dict[str, dict[str, Any]] = {
     "RoPE base": {"rope_parameters": {"rope_type": "default", "rope_theta": 300.0}},
     "RoPE linear": {"rope_parameters": LINEAR},
     "RoPE yarn": {"rope_parameters": YARN},
+    "Mistral": {"family": "mistral", "sliding_window": None},
+    "Qwen 2": {"family": "qwen2"},
+    "Qwen 2, tied": {"family": "qwen2", "tie_word_embeddings": True},
+    "Qwen 3": {"family": "qwen3", "head_dim": 12},
 }
 
 
@@ -260,7 +264,14 @@ def swap_tokens(folder: Path) -> None:
 
 BREAKS = {
     "no config.json": (lambda folder: (folder / "config.json").unlink(), "not a model folder"),
-    "another family": (lambda folder: set_config(folder, model_type="qwen3"), "qwen3 cannot be written"),
+    "another family": (
+        lambda folder: set_config(folder, model_type="qwen3"),
+        "has no model.layers.0.self_attn.k_norm",
+    ),
+    "a window": (
+        lambda folder: set_config(folder, model_type="mistral", sliding_window=64),
+        "without its sliding window of 64",
+    ),
     "another activation": (lambda folder: set_config(folder, hidden_act="gelu"), "cannot be written"),
     "no hidden size": (
         lambda folder: (folder / "config.json").write_text('{"model_type": "llama"}'),

@@ -25,6 +25,16 @@ from yayan.weights.quantize import FILE_TYPES, BlockType, FileType, block_type, 
 from yayan.weights.stream import TensorSource, open_tensors
 
 OUTSIDE_LAYERS = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+ARCHITECTURES = {
+    "llama": "llama",
+    "mistral": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+}  # llama.cpp's names
+PAIRED = (
+    "llama",
+)  # those in which RoPE turns neighbours, not a row of the first half with one of the second
+HEAD_NORMS = {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}  # qwen3 alone has them
 INSIDE_LAYER = {
     "input_layernorm": "attn_norm",
     "self_attn.q_proj": "attn_q",
@@ -75,7 +85,7 @@ def write_gguf(
     does, or if a weight does not fit the type.
     """
     plan = plan_file(model, file_type, weighted=bool(importance))
-    writer = GGUFWriter(path, "llama")
+    writer = GGUFWriter(path, ARCHITECTURES[plan.config["model_type"]])
     writer.add_name(model.resolve().name)
     writer.add_file_type(FILE_TYPES[file_type])
     writer.add_quantization_version(GGML_QUANT_VERSION)
@@ -93,12 +103,17 @@ def write_gguf(
 
 
 def plan_file(model: Path, file_type: FileType, *, weighted: bool = False) -> PlannedFile:
-    """Find out what a file will hold. Raises UserError unless the folder is a whole `llama` model that GGUF can say."""
+    """Find out what a file will hold. Raises UserError unless the folder is a whole model that GGUF can say."""
     config = read_config(model)
     family = config["model_type"]
-    if family != "llama" or config.get("hidden_act", "silu") != "silu":
-        what = f"a model of type {family} cannot be written as GGUF so far"
-        raise UserError(what, where=model / "config.json", cure="models of type llama can")
+    if config.get("hidden_act", "silu") != "silu":
+        what = f"a model of type {family} with {config['hidden_act']} cannot be written as GGUF"
+        raise UserError(what, where=model / "config.json", cure="those with silu can")
+    window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
+    if window and window < config["max_position_embeddings"]:
+        what = f"llama.cpp computes a model of type {family} without its sliding window of {window}"
+        cure = f"set max_position_embeddings to {window}, or sliding_window to null, in a copy"
+        raise UserError(what, where=model / "config.json", cure=cure)
     if "rms_norm_eps" not in config:
         what = "the configuration has no rms_norm_eps"
         raise UserError(what, where=model / "config.json", cure="fetch or make the folder again")
@@ -142,7 +157,8 @@ def plan_tensors(
     # a table that old checkpoints carry, and a second copy of the embedding, are left out
     names = [name for name in source.names() if not name.endswith("rotary_emb.inv_freq")]
     names = [name for name in names if not (tied and name == OUTPUT_END)]
-    refuse_missing(names, layers, tied=tied, where=source.folder)
+    inside = INSIDE_LAYER | (HEAD_NORMS if config["model_type"] == "qwen3" else {})
+    refuse_missing(names, layers, inside, tied=tied, where=source.folder)
     tensors = []
     for name in names:
         shape, kind = source.shape(name), BlockType.F32
@@ -160,9 +176,11 @@ def plan_tensors(
     return tensors
 
 
-def refuse_missing(names: Iterable[str], layers: int, *, tied: bool, where: Path) -> None:
+def refuse_missing(
+    names: Iterable[str], layers: int, inside: Iterable[str], *, tied: bool, where: Path
+) -> None:
     needed = [INPUT_END, "model.norm.weight"] if tied else [INPUT_END, "model.norm.weight", OUTPUT_END]
-    needed += [f"model.layers.{layer}.{module}.weight" for layer in range(layers) for module in INSIDE_LAYER]
+    needed += [f"model.layers.{layer}.{module}.weight" for layer in range(layers) for module in inside]
     missing = sorted(set(needed) - set(names))
     if missing:
         raise UserError(f"the model has no {missing[0]}", where=where, cure="fetch or make the folder again")
@@ -173,10 +191,10 @@ def gguf_name(name: str) -> str:
     module, _, suffix = name.rpartition(".")
     if module in OUTSIDE_LAYERS:
         return f"{OUTSIDE_LAYERS[module]}.{suffix}"
-    found = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", module)
-    if found is None or found[2] not in INSIDE_LAYER:
-        raise UserError(f"GGUF has no place for the tensor {name}", cure="give a merged model of type llama")
-    return f"blk.{found[1]}.{INSIDE_LAYER[found[2]]}.{suffix}"
+    found, inside = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", module), INSIDE_LAYER | HEAD_NORMS
+    if found is None or found[2] not in inside:
+        raise UserError(f"GGUF has no place for the tensor {name}", cure="give a merged model")
+    return f"blk.{found[1]}.{inside[found[2]]}.{suffix}"
 
 
 def heads_of(config: dict[str, Any]) -> dict[str, int]:
@@ -232,7 +250,7 @@ def write_tensors(writer: GGUFWriter, plan: PlannedFile, importance: Importance)
         for item in plan.tensors:
             tensor = plan.source.read(item.source)
             module = item.name.split(".")[-2]
-            if module in heads:
+            if module in heads and ARCHITECTURES[plan.config["model_type"]] in PAIRED:
                 tensor = interleave_halves(tensor, heads[module])
             matrix = tensor if tensor.dim() == 2 else tensor[None]
             writer.write_tensor_data(quantize_blocks(matrix, item.kind, importance.get(item.source)))
