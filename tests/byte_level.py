@@ -76,6 +76,7 @@ def tiny_tokenizer(pre: str = "gpt-2") -> Tokenizer:
 
 def finish(tokenizer: Tokenizer, pre: str) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizer(pre)
+    tokenizer.model.ignore_merges = pre == "llama-bpe"
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken("</s>", normalized=False, special=True)])
     return tokenizer

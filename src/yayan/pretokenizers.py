@@ -29,8 +29,14 @@ CASED = (
 )
 # llama.cpp takes every white space beyond ASCII for one control character, so that ranges do not contain it
 EAST_ASIAN = "[[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]&&\\S]+"
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 EXPRESSIONS = {
     "gpt-2": [GPT2],
+    "llama-bpe": [LLAMA3],
+    "qwen2": [LLAMA3.replace("{1,3}", "")],
     "deepseek-llm": [
         r"[\r\n]",
         rf"\s?[{CASED}]+",

@@ -14,6 +14,7 @@ from tests.byte_level import TOKENS, tiny_tokenizer, write_folder
 from tests.sentencepiece_model import TOKENS as ROWS
 from tests.sentencepiece_model import make_chat_model
 from yayan.errors import UserError
+from yayan.pretokenizers import EXPRESSIONS
 from yayan.stage import execute
 from yayan.tokenizer import load_tokenizer
 from yayan.tokenizer_files import open_byte_level
@@ -30,7 +31,7 @@ def make_byte_level_model(folder: Path, tokenizer: Tokenizer | None = None, **co
     return write_folder(folder, tokenizer or tiny_tokenizer(), **specials)
 
 
-@pytest.mark.parametrize("pre", ["gpt-2", "deepseek-llm", "deepseek-coder"])
+@pytest.mark.parametrize("pre", EXPRESSIONS)
 def test_the_stage_proves_a_byte_level_model(pre: str, tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer(pre)
     tokenizer.add_tokens([AddedToken("<tool>", normalized=False, special=False)])
@@ -42,6 +43,18 @@ def test_the_stage_proves_a_byte_level_model(pre: str, tmp_path: Path) -> None:
     assert entry["positions_compared"] == entry["positions_with_same_first_token"] == 8
     assert entry["largest_difference_of_logprobs"] < 1e-3
     assert record["tokenizer"] == load_tokenizer(model).sha256
+
+
+def test_a_tokenizer_that_normalises_is_proved_on_normal_texts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Qwen's: NFC, which llama.cpp does not know."""
+    tokenizer = tiny_tokenizer("qwen2")
+    tokenizer.normalizer = normalizers.NFC()
+    model = make_byte_level_model(tmp_path / "model", tokenizer, family="qwen2")
+    record = execute(Gguf(model=model, type=["F32"], out=tmp_path / "out"))
+    assert record["metrics"]["files"]["model-F32.gguf"]["texts_with_equal_tokens"] > 200
+    assert "does not bring texts into NFC" in capsys.readouterr().err
 
 
 def test_the_file_says_what_the_tokenizer_is(tmp_path: Path) -> None:
@@ -91,7 +104,7 @@ def test_ids_without_a_token_are_rows_without_a_token(tmp_path: Path) -> None:
 
 
 def set_normalizer(tokenizer: Tokenizer) -> None:
-    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.normalizer = normalizers.NFKC()
 
 
 def set_prefix(tokenizer: Tokenizer) -> None:
@@ -112,7 +125,7 @@ def add_many_tokens(tokenizer: Tokenizer) -> None:
 
 REFUSALS: list[tuple[Callable[[Tokenizer], None], str]] = [
     (set_normalizer, "rewrites text cannot be written"),
-    (set_prefix, "no exact name for the pre-tokenizer.*gpt-2, deepseek-llm"),
+    (set_prefix, "no exact name for the pre-tokenizer.*gpt-2, llama-bpe"),
     (set_ignore_merges, "whole words without merging"),
     (add_stripping_token, "the added token <mask>"),
     (add_many_tokens, "501 tokens, the embedding 500 rows"),

@@ -1,6 +1,8 @@
 """The verb `gguf`: a model as GGUF files, and the proof that llama.cpp reads and computes what the model does."""
 
 import random
+import sys
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,7 @@ from yayan.stage import InputPath, Stage
 from yayan.template import encode_prompt
 from yayan.tokenizer import Tokenizer, load_tokenizer
 from yayan.weights.gguf_file import plan_file, write_gguf
+from yayan.weights.gguf_tokens import only_nfc
 from yayan.weights.importance import importance_of
 from yayan.weights.quantize import FileType
 from yayan.weights.stream import open_tensors
@@ -103,6 +106,10 @@ class Proof:
     def __init__(self, model: Path) -> None:
         self.tokenizer = load_tokenizer(model)
         self.texts = probing_texts(self.tokenizer)
+        if only_nfc(self.tokenizer):
+            what = "llama.cpp does not bring texts into NFC as this tokenizer does: others are cut otherwise there"
+            print(f"  {what}", file=sys.stderr, flush=True)
+            self.texts = [unicodedata.normalize("NFC", text) for text in self.texts]
         self.prompts = probing_prompts(self.tokenizer)
         self.logprobs_V: list[torch.Tensor] = []
         source = open_tensors(model)

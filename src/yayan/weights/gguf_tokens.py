@@ -14,6 +14,7 @@ from yayan.template import encode_prompt
 from yayan.tokenizer import Tokenizer, load_tokenizer, read_sentencepiece
 from yayan.tokenizer_files import require_byte_level
 
+TAKES_WORDS = "llama-bpe"  # under this name alone llama.cpp looks for a whole word before it merges
 UNUSED_SCORE = -1e6  # of rows that have no token
 
 
@@ -109,8 +110,8 @@ def byte_level_table(tokenizer: Tokenizer, where: Path) -> TokenTable:
         cure = "models with a SentencePiece tokenizer.model, or with a byte-level BPE, can be written"
         raise UserError("there is no tokenizer.model, which GGUF needs", where=where, cure=cure)
     require_byte_level(tokenizer.fast, where)
-    _refuse_inexact(parts, where)
     pre = pre_name_of(tokenizer.fast)
+    _refuse_inexact(parts, pre, where)
     if pre is None:
         what = "llama.cpp has no exact name for the pre-tokenizer of this tokenizer"
         raise UserError(
@@ -124,14 +125,21 @@ def byte_level_table(tokenizer: Tokenizer, where: Path) -> TokenTable:
     return TokenTable("gpt2", pre, tokens, types, add_space_prefix=False, merges=merges)
 
 
-def _refuse_inexact(parts: dict[str, Any], where: Path) -> None:
-    """Refuse what a `tokenizer.json` can say and llama.cpp's byte-level BPE cannot."""
+def only_nfc(tokenizer: Tokenizer) -> bool:
+    """Whether a tokenizer brings text into NFC, which llama.cpp does not: other texts are cut otherwise there."""
+    return json.loads(tokenizer.fast.to_str())["normalizer"] == {"type": "NFC"}
+
+
+def _refuse_inexact(parts: dict[str, Any], pre: str | None, where: Path) -> None:
+    """Refuse what a `tokenizer.json` can say and llama.cpp's byte-level BPE cannot, NFC apart (`only_nfc`)."""
     rules = ("lstrip", "rstrip", "single_word")
     odd = next((item["content"] for item in parts["added_tokens"] if any(item[rule] for rule in rules)), None)
     merges = [tuple(pair) for pair in parts["model"]["merges"]]
+    whole = bool(parts["model"].get("ignore_merges"))
     refusals = {
-        "a byte-level BPE that rewrites text": parts["normalizer"] is not None,
-        "a byte-level BPE that takes whole words without merging": bool(parts["model"].get("ignore_merges")),
+        "a byte-level BPE that rewrites text": parts["normalizer"] not in (None, {"type": "NFC"}),
+        "a byte-level BPE that takes whole words without merging": whole and pre != TAKES_WORDS,
+        "a byte-level BPE that cuts as Llama 3 and merges whole words": not whole and pre == TAKES_WORDS,
         "a byte-level BPE that has a merge twice": len(set(merges)) < len(merges),
         f"the added token {odd}, which takes the text around it into account,": odd is not None,
     }
