@@ -72,8 +72,10 @@ class TrainingCost:
 
     trained_parameters: int
     memory_bytes: int
-    flops_per_token: float
+    flops_per_token: float  # attention's among them
+    attention_flops_per_token: float
     logits_per_token: int
+    activation_bytes_per_token: float  # that the body keeps, or would keep without checkpointing
 
 
 def training_cost(
@@ -122,7 +124,11 @@ def training_cost(
         trained_parameters=trained,
         memory_bytes=held + max(at_loss, 4 * trained // ranks),
         flops_per_token=body_flops + head_flops + attention_flops,
+        attention_flops_per_token=attention_flops,
         logits_per_token=size.rows,
+        activation_bytes_per_token=activation_bytes(
+            size, dtype, 1, whole_body=whole_body, checkpointing=False
+        ),
     )
 
 

@@ -16,10 +16,11 @@ from yayan.ranks import ranks
 if TYPE_CHECKING:
     from yayan.train.training import Training
 
-MEASURED_SECONDS = 0.25  # for each rate of the machine
-PRODUCTS_SHARE = (
-    0.8  # of the rate in square products that those of a layer reach, with what lies between them
-)
+MEASURED_SECONDS = 0.25  # for the rate of the machine that a record tells
+WINDOWS, WINDOW_SECONDS = 4, 0.1  # of each rate, of which the best counts: other work comes and goes
+# Shares of the rate in square products that the layers' products and attention reach, and passes over what is kept for
+# the backward pass: fitted to the shapes of benchmarks/train.py, all within 7 % (docs/training.md)
+PRODUCTS_SHARE, ATTENTION_SHARE, PASSES = 0.8, 0.25, 6
 SURE = 1.15  # a forecast that much above the machine's memory is no error of the forecast: docs/training.md
 
 
@@ -30,19 +31,44 @@ class Speeds:
     matmul: float  # operations in square products
     softmax: float  # logits that are formed into loss and gradients
     update: float  # parameters that AdamW steps
+    copy: float  # bytes that are read, changed and written
 
     def seconds_per_token(self, cost: TrainingCost, positions_per_step: int) -> float:
-        """Products, softmax over the vocabulary, and the optimiser's pass over all that is trained."""
+        """Products, attention, softmax over the vocabulary, what lies between, and the optimiser's pass."""
+        products = cost.flops_per_token - cost.attention_flops_per_token
         return (
-            cost.flops_per_token / (PRODUCTS_SHARE * self.matmul)
+            products / (PRODUCTS_SHARE * self.matmul)
+            + cost.attention_flops_per_token / (ATTENTION_SHARE * self.matmul)
             + cost.logits_per_token / self.softmax
+            + PASSES * cost.activation_bytes_per_token / self.copy
             + cost.trained_parameters / self.update / positions_per_step
         )
 
 
 def measure_speeds(dtype: str) -> Speeds:
-    """Measured now, in a second."""
-    return Speeds(matmul_rate(DTYPES[dtype], MEASURED_SECONDS), softmax_rate(dtype), update_rate())
+    """Measured now, in two seconds."""
+
+    def best(rate: Callable[[], float]) -> float:
+        return max(rate() for _ in range(WINDOWS))
+
+    return Speeds(
+        matmul=best(lambda: matmul_rate(DTYPES[dtype], WINDOW_SECONDS)),
+        softmax=best(lambda: softmax_rate(dtype)),
+        update=best(update_rate),
+        copy=best(lambda: copy_rate(dtype)),
+    )
+
+
+def copy_rate(dtype: str) -> float:
+    """Bytes a second, read and written, of a pass over more than the caches hold."""
+    source = torch.ones(1 << 24, device=device()).to(DTYPES[dtype])
+    target = torch.empty_like(source)
+
+    def work() -> None:
+        torch.mul(source, 1.5, out=target)
+        target[0].item()
+
+    return 2 * source.nbytes * repeats_a_second(work)
 
 
 def softmax_rate(dtype: str) -> float:
@@ -72,7 +98,7 @@ def update_rate() -> float:
 def repeats_a_second(work: Callable[[], object]) -> float:
     work()
     started, count = time.monotonic(), 0
-    while time.monotonic() - started < MEASURED_SECONDS:
+    while time.monotonic() - started < WINDOW_SECONDS:
         work()
         count += 1
     return count / (time.monotonic() - started)
