@@ -12,7 +12,7 @@ import torch
 from yayan.engine.llamacpp import LlamaCpp
 from yayan.errors import UserError, WorkError
 from yayan.lineage import sha256_of
-from yayan.model.folder import TEMPLATE_FILE
+from yayan.model.folder import TEMPLATE_FILE, read_config
 from yayan.model.load import load_model
 from yayan.progress import Progress
 from yayan.stage import InputPath, Stage
@@ -25,7 +25,7 @@ from yayan.weights.quantize import FileType
 from yayan.weights.stream import open_tensors
 
 PROBED_TEXTS = 200
-PROBED_POSITIONS = 8
+PROBED_POSITIONS, PROBED_CONTEXT = 8, 256
 PROBED_TOKENS = 10  # the most likely ones at a position
 # Largest difference of natural log-probabilities among them. Seen: F32 3e-4; F16 2e-2, since llama.cpp then rounds the
 # activations, too. What the other types lose is told, not judged.
@@ -105,6 +105,7 @@ class Proof:
 
     def __init__(self, model: Path) -> None:
         self.tokenizer = load_tokenizer(model)
+        self.context = min(PROBED_CONTEXT, int(read_config(model)["max_position_embeddings"]))
         self.texts = probing_texts(self.tokenizer)
         if only_nfc(self.tokenizer):
             what = "llama.cpp does not bring texts into NFC as this tokenizer does: others are cut otherwise there"
@@ -118,7 +119,8 @@ class Proof:
 
     def compare(self, path: Path, kind: FileType) -> dict[str, object]:
         """Open a file in llama.cpp and compare. Raises WorkError if it differs; returns what was compared."""
-        with LlamaCpp(path, threads=1, exact=True) as engine:
+        # All positions of a 7B would be 4 GB of cache
+        with LlamaCpp(path, threads=1, exact=True, context=self.context) as engine:
             self._compare_texts(engine, path)
             chats = CHATS if self.tokenizer.template is not None else ()
             for chat in chats:
