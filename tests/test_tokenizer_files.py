@@ -123,7 +123,7 @@ GGUF_REFUSALS: list[tuple[str, str | None, list[str], str]] = [
     ("bert", None, LETTERS, "kind WordPiece"),
     ("t5", None, LETTERS, "kind Unigram"),
     ("rwkv", None, LETTERS, "kind rwkv"),
-    ("gpt2", "llama-bpe", LETTERS, "pre-tokenizer llama-bpe is not supported.*gpt-2, deepseek-llm"),
+    ("gpt2", "gpt-4o", LETTERS, "pre-tokenizer gpt-4o is not supported.*gpt-2, llama-bpe"),
     ("gpt2", None, LETTERS, "without a name"),
     ("gpt2", "gpt-2", [*LETTERS, "a"], "a token twice"),
     ("gpt2", "gpt-2", LETTERS[:99], "do not fit together"),

@@ -47,6 +47,7 @@ EXPRESSIONS = {
     ],
     "deepseek-coder": [r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", EAST_ASIAN, r"\p{N}"],
 }
+TAKES_WORDS = "llama-bpe"  # under this name alone llama.cpp looks for a whole word before it merges
 
 PRINTABLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
 # The letter that stands for each byte in a byte-level vocabulary (GPT-2, Radford et al. 2019) -> the byte: one that is

@@ -14,7 +14,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from yayan.errors import UserError
 from yayan.model.folder import read_json
-from yayan.pretokenizers import EXPRESSIONS, pre_name_of, pre_tokenizer
+from yayan.pretokenizers import EXPRESSIONS, TAKES_WORDS, pre_name_of, pre_tokenizer
 from yayan.tokenizer import read_fast, read_template, special_ids_of_folder
 from yayan.weights.gguf_vocabulary import Vocabulary, read_vocabulary
 
@@ -201,6 +201,7 @@ def _of_gguf(path: Path) -> ByteLevelTokenizer:
     merges = [tuple(merge.split(" ", 1)) for merge in found.merges]
     fast = _build(vocab, merges, path)  # type: ignore[arg-type]
     fast.pre_tokenizer = cut
+    fast.model.ignore_merges = found.pre == TAKES_WORDS
     _add_tokens(fast, found, names)
     require_byte_level(fast, path)
     return ByteLevelTokenizer(fast, found.special_ids, found.template)

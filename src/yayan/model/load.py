@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,7 +67,6 @@ def quantized(quantization: Quantization | None, dtype: torch.dtype) -> dict[str
     """What `from_pretrained` is told."""
     if quantization is None:
         return {}
-    getLogger("bitsandbytes").setLevel(ERROR)  # it warns of the same cast at each product
     skipped = {"llm_int8_skip_modules": list(HEAD)}
     if quantization == "int8":
         return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True, **skipped)}

@@ -9,12 +9,11 @@ from gguf import GGUFWriter, TokenType
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from yayan.errors import UserError
-from yayan.pretokenizers import EXPRESSIONS, pre_name_of
+from yayan.pretokenizers import EXPRESSIONS, TAKES_WORDS, pre_name_of
 from yayan.template import encode_prompt
 from yayan.tokenizer import Tokenizer, load_tokenizer, read_sentencepiece
 from yayan.tokenizer_files import require_byte_level
 
-TAKES_WORDS = "llama-bpe"  # under this name alone llama.cpp looks for a whole word before it merges
 UNUSED_SCORE = -1e6  # of rows that have no token
 
 
