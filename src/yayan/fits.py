@@ -26,7 +26,7 @@ from yayan.weights.adapter import read_adapter
 from yayan.weights.ggml import read_header
 from yayan.weights.stream import TensorSource, open_tensors, totals
 
-NON_COMMERCIAL = ("-nc", "noncommercial", "non-commercial", "llama-1")
+NON_COMMERCIAL = ("-nc", "noncommercial", "non-commercial")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 
 

@@ -48,6 +48,13 @@ SHAPES: dict[str, dict[str, Any]] = {
     "Qwen 3": {"family": "qwen3", "head_dim": 12},
 }
 
+WIDE: dict[str, Any] = {  # wide enough for blocks of 256 weights
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_attention_heads": 8,
+    "initializer_range": 0.05,
+}
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -100,13 +107,7 @@ def test_a_real_tokenizer_cuts_the_same(tmp_path: Path) -> None:
 
 
 def test_the_stage_writes_each_type_and_says_what_was_checked(model: Path, tmp_path: Path) -> None:
-    folder = make_chat_model(
-        tmp_path / "wide",
-        hidden_size=256,
-        intermediate_size=512,
-        num_attention_heads=8,
-        initializer_range=0.05,
-    )
+    folder = make_chat_model(tmp_path / "wide", **WIDE)
     stage = Gguf(model=folder, type=["F16", "Q8_0", "Q4_K_M"], name="wide", out=tmp_path / "out")
     record = execute(stage)
     names = [f"wide-{kind}.gguf" for kind in ("F16", "Q8_0", "Q4_K_M")]
@@ -128,13 +129,7 @@ def test_the_stage_writes_each_type_and_says_what_was_checked(model: Path, tmp_p
 
 @pytest.mark.parametrize("kind", get_args(FileType))
 def test_llama_cpp_reads_every_type(kind: FileType, tmp_path: Path) -> None:
-    folder = make_chat_model(
-        tmp_path / "wide",
-        hidden_size=256,
-        intermediate_size=512,
-        num_attention_heads=8,
-        initializer_range=0.05,
-    )
+    folder = make_chat_model(tmp_path / "wide", **WIDE)
     found = write_gguf(folder, tmp_path / "model.gguf", kind)
     ids = [1, *load_tokenizer(folder).encode("The old man went to the river 从前，河边有一座小房子 xyz")]
     worst, _ = largest_difference(folder, tmp_path / "model.gguf", ids, [3, len(ids) - 1])
@@ -158,13 +153,7 @@ def test_llama_cpp_reads_every_type(kind: FileType, tmp_path: Path) -> None:
 
 def test_a_calibration_text_lowers_what_is_lost_on_its_like(tmp_path: Path) -> None:
     """Inputs whose columns differ by a factor of ten: errors are kept where the inputs are small."""
-    folder = make_chat_model(
-        tmp_path / "wide",
-        hidden_size=256,
-        intermediate_size=512,
-        num_attention_heads=8,
-        initializer_range=0.05,
-    )
+    folder = make_chat_model(tmp_path / "wide", **WIDE)
     scale = torch.where(torch.arange(256) % 3 == 0, 10.0, 0.5)
     change_weights(folder, lambda tensors: tensors.update(with_norms(tensors, scale)))
     (tmp_path / "text.txt").write_text("The old man went to the river 从前，河边有一座小房子 xyz " * 30)
