@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import quietly
+from tests.test_check import LLAMA_2_7B
 from tests.tiny import make_base
 from yayan.corpus.pack import Pack
 from yayan.errors import UserError
@@ -16,15 +17,7 @@ from yayan.train import forecast
 from yayan.train.forecast import Speeds, cost_of, cure_for, measure_speeds
 from yayan.train.pretrain import Pretrain
 
-LLAMA_7B = {
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 32,
-    "vocab_size": 55_296,
-}
+LLAMA_7B = LLAMA_2_7B | {"vocab_size": 55_296}
 STAGE = Pretrain(
     out=Path("out"), model=Path("model"), shards=[], train="full", rows="all", sequence_length=2048
 )

@@ -201,7 +201,7 @@ def build(options: Training) -> tuple[TwoEnds, dict[str, Group], LoraConfig | No
     first = options.first_rows(read_config(options.model), old_rows(options.model))
     ends = TwoEnds(model, *first, attention=options.attention)
     adapter: LoraConfig | None = None
-    if options.train != "full":
+    if options.train == "ends":
         model.requires_grad_(False)
     if options.train == "lora":
         adapter = lora_config(
