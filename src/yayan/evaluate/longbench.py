@@ -158,19 +158,20 @@ def score_answers(data: Mapping[Task, Sequence[Item]], answers: Mapping[str, Ans
 
 def summarise(items: Sequence[Scored]) -> dict[str, object]:
     """Scores 0 to 100 of the tasks, with 95 % intervals over their items, and of the columns."""
-    tasks = {}
+    tasks: dict[str, dict[str, object]] = {}
+    means: dict[str, float] = {}
     for name in dict.fromkeys(item.task for item in items):
         own = [item for item in items if item.task == name]
         scores = [FULL_SCORE * item.score for item in own]
+        means[name] = sum(scores) / len(own)
         tasks[name] = {
             "column": TASKS[name].column,
             "metric": TASKS[name].metric,
             "items": len(own),
             "truncated": sum(item.truncated for item in own),
-            "score": sum(scores) / len(own),
+            "score": means[name],
             "interval": bootstrap_ratio(scores, [1.0] * len(own)),
         }
-    means = {name: float(row["score"]) for name, row in tasks.items()}
     return {"tasks": tasks, "languages": {language: columns(means, language) for language in LANGUAGES}}
 
 

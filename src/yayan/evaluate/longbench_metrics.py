@@ -18,7 +18,10 @@ from typing import Any
 
 from yayan.errors import UserError
 
-CHINESE_PUNCTUATION = "！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､、〃》「」『』【】〔〕〖〗〘〙〚〛〜〝〞〟〰〾〿–—‘’‛“”„‟…‧﹏."
+CHINESE_PUNCTUATION = (
+    "！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､、〃》"
+    "「」『』【】〔〕〖〗〘〙〚〛〜〝〞〟〰〾〿–—‘’‛“”„‟…‧﹏."
+)
 PUNCTUATION = set(string.punctuation)
 ALL_PUNCTUATION = PUNCTUATION | set(CHINESE_PUNCTUATION)
 ARTICLES = re.compile(r"\b(a|an|the)\b")
