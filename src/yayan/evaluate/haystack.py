@@ -13,7 +13,7 @@ from yayan.evaluate.prompts import PromptMaker
 
 CHARACTERS_PER_TOKEN = 20  # more than any tokenizer's mean: what is read of a corpus suffices
 DIGITS = 5
-SENTENCE_ENDS = re.compile(r"(?<=[。！？\n])|(?<=[.!?])(?=\s)")
+SENTENCE_ENDS = re.compile(r"(?<=\n)|(?<=[。！？])(?![”’」』）])|(?<=[。！？][”’」』）])|(?<=[.!?])(?=\s)")
 
 
 @dataclass(frozen=True)
