@@ -39,7 +39,7 @@ ALONE = {  # colours of a picture outside the page: the page's light ones
 PAPER = "#ffffff"
 LINES = (*SERIES[1:], SERIES[0])  # the page's accent first: the first of the bars is the quiet one, "before"
 SMOOTHED_SHARE = 40  # the smoothed loss is a mean over a 40th of the steps
-FAINTEST, DARKEST = 0.08, 0.75  # of the shades of a heat map, so that figures stay legible on them
+FAINTEST, DARKEST = 0.08, 0.55  # of the shades of a heat map, so that figures stay legible on them
 
 
 def svg_of(figure: Figure) -> str:
@@ -134,13 +134,13 @@ def draw_heat_map(
 ) -> str:
     """A table of shares, 0 to 1, as shaded cells with the percent in each: the fuller, the more."""
     with mpl.rc_context(STYLE | {"axes.spines.left": False, "axes.spines.bottom": False}):
-        figure = Figure(figsize=(1.2 + min(0.75 * len(columns), 6.0), 0.9 + 0.34 * len(rows)))
+        figure = Figure(figsize=(7.2, 0.9 + 0.34 * len(rows)))
         axes = figure.subplots()
         for y, row in enumerate(shares):
             for x, share in enumerate(row):
                 shade = FAINTEST + (1 - FAINTEST) * share
                 axes.add_patch(Rectangle((x, y), 0.95, 0.92, facecolor=SERIES[2], alpha=shade * DARKEST))
-                axes.text(x + 0.475, y + 0.46, f"{share:.0%}", ha="center", va="center")
+                axes.text(x + 0.475, y + 0.46, f"{100 * share:.0f} %", ha="center", va="center")
         axes.set_xlim(0, len(columns))
         axes.set_ylim(len(rows), 0)
         axes.set_xticks([x + 0.475 for x in range(len(columns))], columns)

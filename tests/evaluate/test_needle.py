@@ -60,7 +60,7 @@ def test_a_model_that_copies_is_seen_to_find_and_beyond_its_length_to_fail(tmp_p
     assert m["control_asked"] == 12
     assert describe(record).startswith(f"{m['found']} of 60 found")
     svg = (tmp_path / "after" / "needle.svg").read_text(encoding="utf-8")
-    assert re.findall(r">(\d+%)<", svg)[:3] == ["100%", "100%", "0%"]
+    assert re.findall(r">(\d+ %)</text>", svg)[:3] == ["100 %", "100 %", "0 %"]
     assert "#a1000" not in svg
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from yayan.evaluate.page import Picture, Section, Table
 from yayan.evaluate.steps import Step
-from yayan.evaluate.words import percent, span
+from yayan.evaluate.words import counted, percent, span
 from yayan.pictures import draw_heat_map
 
 Metrics = Mapping[str, Any]
