@@ -58,9 +58,7 @@ def longbench(steps: list[Step]) -> list[Section]:
                 "in the model's chat template where the protocol wants it" if m["chat"] else "as plain text"
             )
             few = (
-                ""
-                if m["limit"] is None
-                else f" The first {m['limit']:,} items of each task alone were asked."
+                f" Asked of each task: {counted(m['limit'], 'item')} at its beginning." if m["limit"] else ""
             )
             text = f"Asked {asked}, in a context of {m['context']:,} tokens; scores are 0 to 100.{few}"
             tables = longbench_tables(m)
