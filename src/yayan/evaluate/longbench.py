@@ -6,7 +6,7 @@ from pathlib import Path
 
 from yayan.engine.llamacpp import open_model
 from yayan.errors import UserError
-from yayan.evaluate.answers import Answer, Asked, Journal, Question, answer_all, look_at
+from yayan.evaluate.answers import Answer, Asked, Journal, Question, answer_all, look_at, refuse_less_than_one
 from yayan.evaluate.cuts import show
 from yayan.evaluate.intervals import bootstrap_ratio
 from yayan.evaluate.long_sections import longbench_tables
@@ -46,10 +46,7 @@ class EvalLongbench(Stage):
     """Threads of llama.cpp; all physical cores by default."""
 
     def check(self) -> None:
-        for name in ("limit", "slots", "threads"):
-            number = getattr(self, name)
-            if number is not None and number < 1:
-                raise UserError(f"{name} is {number}", where=name, cure="give at least 1")
+        refuse_less_than_one(limit=self.limit, slots=self.slots, threads=self.threads)
         for name in LIBRARIES:
             library(name)
         asked = look_at(self.model)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from yayan.engine.llamacpp import open_model
 from yayan.errors import UserError
-from yayan.evaluate.answers import Answer, Journal, Question, answer_all, look_at
+from yayan.evaluate.answers import Answer, Journal, Question, answer_all, look_at, refuse_less_than_one
 from yayan.evaluate.cuts import show
 from yayan.evaluate.haystack import FACTS, Fact, Haystack, make_fact, read_haystack
 from yayan.evaluate.intervals import wilson
@@ -52,10 +52,7 @@ class EvalNeedle(Stage):
     """Threads of llama.cpp; all physical cores by default."""
 
     def check(self) -> None:
-        for name in ("slots", "threads"):
-            number = getattr(self, name)
-            if number is not None and number < 1:
-                raise UserError(f"{name} is {number}", where=name, cure="give at least 1")
+        refuse_less_than_one(slots=self.slots, threads=self.threads)
         if not 1 <= self.facts <= MOST_FACTS:
             raise UserError(f"{self.facts} facts", where="facts", cure=f"give 1 to {MOST_FACTS}")
         if not self.depths or not all(0 <= depth <= 100 for depth in self.depths):
