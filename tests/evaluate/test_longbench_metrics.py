@@ -68,6 +68,7 @@ CODE = [
         0.8,
     ),
     ("edit_similarity", "abcdefghij", "jihgfedcba", 0.1),
+    ("edit_similarity", "for name in names:", "self.name = name", 0.35),  # by Levenshtein 0.65
     (
         "edit_similarity",
         "x" * 150 + "abc" + "y" * 60,

@@ -1,7 +1,6 @@
 """Planted facts: the instrument sees a model that reads, one that does not, and the same one beyond its length."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +59,7 @@ def test_a_model_that_copies_is_seen_to_find_and_beyond_its_length_to_fail(tmp_p
     assert m["control_asked"] == 12
     assert describe(record).startswith(f"{m['found']} of 60 found")
     svg = (tmp_path / "after" / "needle.svg").read_text(encoding="utf-8")
-    assert re.findall(r">(\d+ %)</text>", svg)[:3] == ["100 %", "100 %", "0 %"]
+    assert svg.count(">100 %</text>") == len(trained) + 1  # and the depth of that name
     assert "#a1000" not in svg
 
 
