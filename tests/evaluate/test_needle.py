@@ -14,7 +14,7 @@ from yayan.engine.llamacpp import open_model
 from yayan.errors import UserError
 from yayan.evaluate.answers import Answer
 from yayan.evaluate.haystack import FACTS, Fact, Haystack, make_fact, read_haystack
-from yayan.evaluate.needle import NEW_TOKENS, EvalNeedle, Place, look_for
+from yayan.evaluate.needle import NEW_TOKENS, EvalNeedle, Item, Place, look_for, summarise
 from yayan.evaluate.prompts import PromptMaker
 from yayan.evaluate.words import describe
 from yayan.stage import execute
@@ -148,6 +148,23 @@ def test_a_number_of_the_text_is_not_drawn(tmp_path: Path) -> None:
 def test_what_counts_as_found(answer: str, found: bool) -> None:
     place = Place(100, 50, 0, LISBON)
     assert look_for(place, Answer("", answer, 90, False, 5, True)).found is found
+
+
+def test_what_is_found_without_the_fact_is_told_apart() -> None:
+    def item(length: int, depth: int | None, found: bool) -> Item:
+        return Item(length, depth, LISBON.sentence, "", found, length)
+
+    items = [
+        item(10, 0, True),
+        item(10, 0, False),
+        item(20, 0, True),
+        item(10, None, True),
+        item(20, None, False),
+    ]
+    m = summarise(items, [10, 20], [0])
+    assert m["cells"] == [[{"found": 1, "asked": 2}, {"found": 1, "asked": 1}]]
+    assert m["control"] == [{"found": 1, "asked": 1}, {"found": 0, "asked": 1}]
+    assert (m["found"], m["asked"], m["control_found"], m["control_asked"]) == (2, 3, 1, 2)
 
 
 def test_the_same_question_gives_the_same_results(text: Path, tmp_path: Path) -> None:
