@@ -16,7 +16,8 @@ from yayan.model.load import load_model
 from yayan.stage import execute
 from yayan.tokenizer import load_tokenizer
 from yayan.weights.adapter import read_adapter
-from yayan.weights.merge import Merge, merge_adapters, recompute_rows
+from yayan.weights.merge import Merge, merge_adapters
+from yayan.weights.merge_proof import largest_difference, recompute_rows
 from yayan.weights.stream import open_tensors
 
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -270,6 +271,7 @@ def test_the_stage_writes_a_model_folder(base: Path, adapter: Path, tmp_path: Pa
     assert metrics["token_rows"] == 2 * len(NEW_ROWS)
     assert metrics["rows_recomputed"] == 8 * metrics["tensors_merged"] + 8 * 2
     assert 0 < metrics["largest_error"] <= 1
+    assert metrics["largest_difference_of_logprobs"] < 1e-4
     logits, wanted = (
         model(torch.tensor([[1, 269, 3, 270]])).logits
         for model in (load_model(out), PeftModel.from_pretrained(load_model(base), adapter))
@@ -303,6 +305,14 @@ def test_the_check_sees_wrong_weights(base: Path, adapter: Path, tmp_path: Path,
 
 FIRST = "base_model.model.model.layers.0.self_attn.q_proj"
 ROWS = "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"
+
+
+def test_the_check_sees_another_prediction(base: Path, adapter: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    merge_adapters(base, [adapter], tmp_path / "out")
+    edit_tensors(adapter, lambda tensors: tensors[f"{FIRST}.lora_B.weight"].mul_(-50))
+    with pytest.raises(WorkError, match="predicts something else"):
+        largest_difference(base, [adapter], tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,14 @@ graph LR
 {{ line }}
 {%- endfor %}
 
+## Files
+
+| file | bytes | SHA-256 |
+| --- | ---: | --- |
+{%- for file in files %}
+| {{ file.name }} | {{ "{:,}".format(file.bytes) }} | `{{ file.sha256 }}` |
+{%- endfor %}
+
 ## Limits
 
 It was taught by text, and says what such text says, true or not. Nothing was done to make it safe. What it was not
@@ -75,6 +83,10 @@ def write_card(
         licences=sorted({item for path in inputs.values() for item in lineage.licences_of(path)}),
         edges=list(dict.fromkeys(edges_of(name, inputs))),
         measured=list(measurements_of(inputs)),
+        files=[
+            {"name": path.name, "bytes": path.stat().st_size, "sha256": lineage.sha256_of(path)}
+            for path in sorted(out.glob("*.safetensors"))
+        ],
     )
     (out / CARD_NAME).write_text(card, encoding="utf-8")
 

@@ -4,7 +4,7 @@ W + s B A, its rows brought to DoRA's lengths where there are some, trained toke
 whole.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -28,6 +28,7 @@ from yayan.stage import InputPath, Stage
 from yayan.tokenizer import load_tokenizer
 from yayan.weights.adapter import Adapter, read_adapter
 from yayan.weights.card import write_card
+from yayan.weights.merge_proof import largest_difference, recompute_rows
 from yayan.weights.stream import (
     MAX_SHARD_BYTES,
     TensorSource,
@@ -39,8 +40,6 @@ from yayan.weights.stream import (
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 COMPUTED = "rotary_emb.inv_freq"  # a table in old checkpoints that follows from the configuration
-SAMPLED_ROWS = 8
-NORM_EPS = 64  # roundings that a float32 norm of a row may be off by
 BLOCK_ROWS = 4096  # rows of an adapter that are converted at once
 
 
@@ -172,12 +171,14 @@ def merge_adapters(
     changed = sorted(set().union(*(adapter.targets for adapter in opened)))
     rows, largest_error = recompute_rows(source, opened, open_tensors(out), changed)
     copy_small_files(base, inputs, out, dtype)
+    difference = None if weights or source.pickled else largest_difference(base, adapters, out)
     return totals(plan) | {
         "tensors_merged": len(changed),
         "adapters": len(opened),
         "token_rows": sum(len(ids) for adapter in opened for _, ids in adapter.rows.values()),
         "rows_recomputed": rows,
         "largest_error": largest_error,
+        "largest_difference_of_logprobs": difference,
         **(inherited(base) if inputs.tokenizer == base else {"old_rows": source.shape(INPUT_END)[0]}),
     }
 
@@ -218,64 +219,6 @@ def finite(name: str, tensor: torch.Tensor) -> torch.Tensor:
         cure = "check base and adapters, or choose --dtype bfloat16 if float16 overflows"
         raise WorkError("the merged tensor holds NaN or infinity", where=name, cure=cure)
     return tensor
-
-
-def recompute_rows(
-    base: TensorSource, adapters: Sequence[Adapter], merged: TensorSource, names: Iterable[str]
-) -> tuple[int, float]:
-    """Recompute rows of the named tensors in float64 from the inputs and compare them with what is on the disk.
-
-    The rows are drawn from a seeded generator, half of them among trained token rows where there are any. Returns how
-    many rows were compared and the largest deviation, relative to its bound: one rounding to the tensor's dtype and the
-    float32 error of a sum of r products. Raises WorkError if the deviation exceeds the bound.
-    """
-    generator = torch.Generator().manual_seed(0)
-    count, largest = 0, 0.0
-    for name in names:
-        ids = torch.randint(merged.shape(name)[0], (SAMPLED_ROWS,), generator=generator)
-        for adapter in adapters:
-            if name in adapter.rows and len(trained := adapter.rows[name][1]):
-                picks = torch.randint(len(trained), (SAMPLED_ROWS,), generator=generator)
-                ids = torch.cat([ids, trained[picks]])
-        wanted, bound = expected_rows(name, ids, base, adapters)
-        limits = torch.finfo(merged.dtype(name))
-        bound += wanted.abs() * limits.eps + limits.smallest_normal
-        error = ((merged.read(name)[ids].double() - wanted).abs() / bound).max().item()
-        if not error <= 1:
-            what = "the merged weights on the disk are not those of base and adapters"
-            raise WorkError(what, where=name, cure="check the disk and run the command again")
-        count, largest = count + len(ids), max(largest, error)
-    return count, largest
-
-
-def expected_rows(
-    name: str, ids: torch.Tensor, base: TensorSource, adapters: Sequence[Adapter]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows `ids` of the merged tensor in float64, and what float32 arithmetic may add to their error."""
-    wanted = next(
-        (item.tensors.read(item.whole[name]) for item in adapters if name in item.whole), base.read(name)
-    )[ids].double()
-    bound = wanted.abs() * torch.finfo(torch.float32).eps
-    for adapter in adapters:
-        if name in adapter.pairs:
-            a_RI, b_OR, scale = adapter.pair(name)
-            a_RI, b_KR = a_RI.double(), b_OR[ids].double()
-            wanted += scale * (b_KR @ a_RI)
-            magnitude = abs(scale) * (b_KR.abs() @ a_RI.abs()) + wanted.abs()
-            bound += magnitude * (a_RI.shape[0] + 2) * torch.finfo(torch.float32).eps
-            if (lengths_O := adapter.lengths(name)) is not None:
-                factor_K1 = (lengths_O[ids].double() / torch.linalg.norm(wanted, dim=1))[:, None]
-                wanted *= factor_K1
-                bound *= factor_K1.abs()
-                bound += wanted.abs() * NORM_EPS * torch.finfo(torch.float32).eps
-        if name in adapter.rows:
-            key, trained = adapter.rows[name]
-            values = adapter.tensors.read(key)
-            places = {row: place for place, row in enumerate(trained.tolist())}
-            for k, row in enumerate(ids.tolist()):
-                if row in places:
-                    wanted[k] = values[places[row]].double()
-    return wanted, bound
 
 
 def copy_small_files(base: Path, inputs: Inputs, out: Path, dtype: torch.dtype | None) -> None:
