@@ -72,7 +72,8 @@ def files_of(folder: Path) -> Iterator[Path]:
 
 def _sha256_of_file(path: Path) -> str:
     status = path.stat()
-    key = (f"{status.st_dev}:{status.st_ino}", status.st_size, status.st_mtime_ns)  # stays when a folder is renamed
+    inode = f"{status.st_dev}:{status.st_ino}"  # stays when OUT.partial becomes OUT
+    key = (inode, status.st_size, status.st_mtime_ns)
     if known := _remembered(key):
         return known
     digest = hashlib.sha256()

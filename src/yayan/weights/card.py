@@ -5,7 +5,7 @@ said.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +62,17 @@ evaluated on (see above) nobody knows.
 
 
 def write_card(
-    out: Path, name: str, base: Path, inputs: Mapping[str, Path], facts: Mapping[str, Any]
+    out: Path,
+    name: str,
+    base: Path,
+    inputs: Mapping[str, Path],
+    facts: Mapping[str, Any],
+    weights: Sequence[Path],
 ) -> None:
     """Write the card of `out`.
 
-    `inputs`: folders that it was made of, by their part; `facts`: parameters, bytes, dtype, and `old_rows` if it grew.
+    `inputs`: folders that it was made of, by their part; `facts`: parameters, bytes, dtype, and `old_rows` if it grew;
+    `weights`: the files that hold them.
     """
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))
     rows = config["vocab_size"]
@@ -85,7 +91,7 @@ def write_card(
         measured=list(measurements_of(inputs)),
         files=[
             {"name": path.name, "bytes": path.stat().st_size, "sha256": lineage.sha256_of(path)}
-            for path in sorted(out.glob("*.safetensors"))
+            for path in weights
         ],
     )
     (out / CARD_NAME).write_text(card, encoding="utf-8")

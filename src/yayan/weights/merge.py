@@ -29,6 +29,7 @@ from yayan.tokenizer import load_tokenizer
 from yayan.weights.adapter import Adapter, read_adapter
 from yayan.weights.card import write_card
 from yayan.weights.merge_proof import largest_difference, recompute_rows
+from yayan.weights.meta_layout import refuse_beyond_layout, write_meta_layout
 from yayan.weights.stream import (
     MAX_SHARD_BYTES,
     TensorSource,
@@ -55,9 +56,13 @@ class Merge(Stage):
     """How much of each adapter is added, in their order (1 if not given): LoRA pairs only can be added in part."""
     dtype: Literal["keep", "float32", "bfloat16", "float16"] = "keep"
     """Number format of the result (keep: that of the base); the sum is taken in float32 and rounded once."""
+    format: Literal["safetensors", "pth"] = "safetensors"
+    """pth: Meta's layout (consolidated.00.pth, params.json), for programs that read nothing else."""
 
     def check(self) -> None:
-        open_inputs(self.base, self.adapter, self.weight)
+        inputs = open_inputs(self.base, self.adapter, self.weight)
+        if self.format == "pth":
+            refuse_beyond_layout(inputs.config, list(inputs.specs), self.base)
 
     def run(self, work: Path) -> dict[str, object]:
         metrics = merge_adapters(self.base, self.adapter, work, DTYPES.get(self.dtype), weights=self.weight)
@@ -65,7 +70,13 @@ class Merge(Stage):
             f"adapter {i}" if len(self.adapter) > 1 else "adapter": item
             for i, item in enumerate(self.adapter, 1)
         }
-        write_card(work, self.out.name, self.base, {"base": self.base, **parts}, metrics)
+        weights = sorted(work.glob("model*.safetensors"))
+        if self.format == "pth":
+            files = write_meta_layout(work, work)
+            for path in (*weights, *work.glob("model*.index.json")):
+                path.unlink()
+            weights = files
+        write_card(work, self.out.name, self.base, {"base": self.base, **parts}, metrics, weights)
         return metrics
 
 

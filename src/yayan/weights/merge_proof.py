@@ -15,7 +15,9 @@ from yayan.weights.stream import TensorSource, open_tensors
 SAMPLED_ROWS = 8
 NORM_EPS = 64  # roundings that a float32 norm of a row may be off by
 SAMPLED_TOKENS = 64
-LARGEST_BYTES = 1 << 30  # of a model in float32; a larger one is not computed with, so that merging stays small
+LARGEST_BYTES = (
+    1 << 30
+)  # of a model in float32; a larger one is not computed with, so that merging stays small
 # Largest difference of natural log-probabilities. A float32 sum differs by the order of its terms; what the rounding of
 # a narrower format changes is told, not judged.
 TOLERANCE = 1e-3
