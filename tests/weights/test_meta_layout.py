@@ -17,7 +17,7 @@ from yayan.weights.merge import Merge
 from yayan.weights.meta_layout import parameters
 from yayan.weights.stream import open_tensors
 
-GROUPED = {"num_attention_heads": 8, "num_key_value_heads": 2, "hidden_size": 32, "intermediate_size": 40}
+GROUPED: dict[str, Any] = {"num_attention_heads": 8, "num_key_value_heads": 2, "hidden_size": 32, "intermediate_size": 40}
 
 
 def turned_back(matrix: torch.Tensor, heads: int) -> torch.Tensor:
@@ -32,9 +32,9 @@ def test_every_weight_comes_back(ranks: int, tied: bool, tmp_path: Path, monkeyp
     monkeypatch.setitem(meta_layout.RANKS_OF_WIDTH, 32, ranks)
     make_chat_model(tmp_path / "base", **GROUPED, tie_word_embeddings=tied)
     adapter = make_adapter(tmp_path / "base", tmp_path / "adapter")
-    for name, options in (("plain", {}), ("pth", {"format": "pth"})):
-        stage = Merge(base=tmp_path / "base", adapter=[adapter], out=tmp_path / name, **options)
-        execute(stage, quietly)
+    base = tmp_path / "base"
+    execute(Merge(base=base, adapter=[adapter], out=tmp_path / "plain"), quietly)
+    execute(Merge(base=base, adapter=[adapter], format="pth", out=tmp_path / "pth"), quietly)
     wanted = open_tensors(tmp_path / "plain")
     files = sorted((tmp_path / "pth").glob("*.pth"))
     assert [file.name for file in files] == [f"consolidated.{rank:02}.pth" for rank in range(ranks)]
