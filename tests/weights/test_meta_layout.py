@@ -17,7 +17,12 @@ from yayan.weights.merge import Merge
 from yayan.weights.meta_layout import parameters
 from yayan.weights.stream import open_tensors
 
-GROUPED: dict[str, Any] = {"num_attention_heads": 8, "num_key_value_heads": 2, "hidden_size": 32, "intermediate_size": 40}
+GROUPED: dict[str, Any] = {
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "hidden_size": 32,
+    "intermediate_size": 40,
+}
 
 
 def turned_back(matrix: torch.Tensor, heads: int) -> torch.Tensor:
