@@ -110,7 +110,7 @@ def quantize(
     settings = llama.llama_model_quantize_default_params()
     settings.ftype, settings.threads = int(FILE_TYPES[kind]), 1
     entries = [
-        (f"{gguf_name(name)}".encode(), values.ctypes.data, values.size)
+        ImportanceData(gguf_name(name).encode(), values.ctypes.data, values.size)
         for name, values in (importance or {}).items()
     ]
     data = (ImportanceData * (len(entries) + 1))(*entries)

@@ -279,6 +279,19 @@ def test_the_stage_writes_a_model_folder(base: Path, adapter: Path, tmp_path: Pa
     torch.testing.assert_close(logits, wanted, rtol=0, atol=1e-5)
 
 
+def test_an_adapter_that_was_trained_at_length_brings_its_positions(
+    base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    """In the form in which Chinese-LLaMA-2's adapters of 16,384 positions say it."""
+    scaling = {"type": "linear", "factor": 4.0}
+    said = {"max_position_embeddings": 64, "rope_scaling": scaling, "vocab_size": 9}
+    (adapter / "config.json").write_text(json.dumps(said))
+    execute(Merge(base=base, adapter=[adapter], out=tmp_path / "out"))
+    rotary = load_model(tmp_path / "out").model.rotary_emb
+    assert torch.equal(rotary.inv_freq * 4, load_model(base).model.rotary_emb.inv_freq)
+    assert load_model(tmp_path / "out").config.vocab_size == load_model(base).config.vocab_size
+
+
 def test_shards_are_the_same_model(base: Path, adapter: Path, tmp_path: Path) -> None:
     for name, size in (("one", 1 << 30), ("many", 10_000)):
         (tmp_path / name).mkdir()

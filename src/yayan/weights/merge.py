@@ -21,6 +21,7 @@ from yayan.model.folder import (
     copy_files,
     inherited,
     read_config,
+    read_json,
     write_json,
 )
 from yayan.progress import Progress
@@ -238,6 +239,8 @@ def copy_small_files(base: Path, inputs: Inputs, out: Path, dtype: torch.dtype |
     if dtype is not None:
         config = {key: value for key, value in config.items() if key != "torch_dtype"}
         config["dtype"] = str(dtype).removeprefix("torch.")
+    for adapter in inputs.adapters:
+        config = with_positions_of(adapter.folder, config)
     rows = inputs.specs[INPUT_END].shape[0]
     write_json(out / "config.json", config if rows == config["vocab_size"] else config | {"vocab_size": rows})
     copy_files(base, out, [GENERATION_FILE])
@@ -246,3 +249,18 @@ def copy_small_files(base: Path, inputs: Inputs, out: Path, dtype: torch.dtype |
         load_tokenizer(inputs.tokenizer).fast.save(str(out / "tokenizer.json"))
     for adapter in inputs.adapters:
         copy_files(adapter.folder, out, [TEMPLATE_FILE])
+
+
+def with_positions_of(adapter: Path, config: dict) -> dict:
+    """The configuration with the positions and RoPE's scaling that an adapter was trained with, if its folder says."""
+    if not (adapter / "config.json").is_file():
+        return config
+    theirs = read_json(adapter / "config.json")
+    scaling = {key: theirs[key] for key in ("rope_scaling", "rope_parameters") if theirs.get(key)}
+    if not scaling:
+        return config
+    base = config.get("rope_theta") or (config.get("rope_parameters") or {}).get("rope_theta")
+    kept = {key: value for key, value in config.items() if key not in ("rope_scaling", "rope_parameters")}
+    kept |= {"rope_theta": theirs.get("rope_theta") or base or 10000.0} if "rope_scaling" in scaling else {}
+    positions = theirs.get("max_position_embeddings", config["max_position_embeddings"])
+    return kept | scaling | {"max_position_embeddings": positions}
