@@ -1,8 +1,8 @@
 """LongBench's metrics against a table of what its own functions give.
 
-The expected values were computed once by THUDM/LongBench's metrics.py with the packages that its requirements name:
-jieba 0.42.1, rouge 1.0.1, fuzzywuzzy 0.18.0 (without python-Levenshtein, so with difflib). Those that are marked can be
-had by hand.
+The expected values were computed once by a transcription of THUDM/LongBench's metrics.py (without its unreachable
+branch) with the packages that its requirements name: jieba 0.42.1, rouge 1.0.1, fuzzywuzzy 0.18.0 (without
+python-Levenshtein, so with difflib). Those that are marked can be had by hand.
 """
 
 import sys
