@@ -38,7 +38,9 @@ def largest_difference(base: Path, adapters: Sequence[Path], merged: Path) -> fl
     ids_1T = torch.randint(rows, (1, SAMPLED_TOKENS), generator=torch.Generator().manual_seed(0))
     ours_TV = ours(ids_1T).logits[0].log_softmax(-1)
     theirs = load_model(base)
-    theirs.get_decoder().rotary_emb = ours.get_decoder().rotary_emb  # an adapter may have been trained at length
+    theirs.get_decoder().rotary_emb = (
+        ours.get_decoder().rotary_emb
+    )  # an adapter may have been trained at length
     del ours
     with quiet_transformers(), catch_warnings(action="ignore"):
         if rows > theirs.get_input_embeddings().num_embeddings:
