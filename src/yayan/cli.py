@@ -29,6 +29,12 @@ VERBS = {
     "eval tokens": ("yayan.evaluate.tokens:EvalTokens", "How tokenizers cut texts, and their dead ids."),
     "eval bits": ("yayan.evaluate.bits:EvalBits", "Bits per byte of held-out texts."),
     "eval ceval": ("yayan.evaluate.choices:EvalCeval", "Accuracy on four-choice questions in C-Eval's form."),
+    "eval cmmlu": (
+        "yayan.evaluate.choices:EvalCmmlu",
+        "Accuracy on CMMLU, four-choice questions in Chinese.",
+    ),
+    "eval mmlu": ("yayan.evaluate.choices:EvalMmlu", "Accuracy on MMLU, four-choice questions in English."),
+    "eval compare": ("yayan.evaluate.compare:EvalCompare", "Two models on the same four-choice questions."),
     "eval samples": ("yayan.evaluate.samples:EvalSamples", "Greedy answers to given prompts."),
     "eval report": ("yayan.evaluate.report:EvalReport", "One page that tells what a road has done."),
 }

@@ -1,0 +1,92 @@
+"""Answered questions: what is kept of each, what they sum up to, and how an interrupted evaluation goes on."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from yayan.evaluate.intervals import wilson
+from yayan.evaluate.questions import Subject
+
+KEPT_NAME = ".answered.jsonl"
+
+
+@dataclass(frozen=True)
+class Item:
+    """A question answered; `prediction` is None, and nothing is counted, where it is longer than the context.
+
+    `answer` is None where the right one is not told.
+    """
+
+    subject: str
+    number: int
+    answer: str | None
+    prediction: str | None
+    scores: dict[str, float]
+    shots: int
+    examples_dropped: int
+
+
+class Kept:
+    """The items of finished subjects, in the folder that is worked in: a line a subject, an unfinished line cut off."""
+
+    def __init__(self, work: Path) -> None:
+        self.path = work / KEPT_NAME
+        self.items: dict[str, list[Item]] = {}
+        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
+        whole = [line for line in lines if line.endswith(b"\n")]
+        for subject, *items in map(json.loads, whole):
+            self.items[subject] = [Item(**item) for item in items]
+        self.path.write_bytes(b"".join(whole))
+
+    def put(self, subject: str, items: list[Item]) -> None:
+        self.items[subject] = items
+        line = json.dumps([subject, *map(asdict, items)], ensure_ascii=False)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def remove(self) -> None:
+        self.path.unlink()
+
+
+def summarise(items: list[Item]) -> dict[str, object]:
+    """Accuracy over the questions that were answered, with Wilson's 95 % interval, and what was left out.
+
+    Where no right answer is told, `right` and `accuracy` are None.
+    """
+    answered = [item for item in items if item.prediction is not None]
+    told = [item for item in answered if item.answer is not None]
+    right = sum(item.prediction == item.answer for item in told)
+    return {
+        "questions": len(items),
+        "asked": len(answered),
+        "too_long": len(items) - len(answered),
+        "examples_dropped": sum(item.examples_dropped for item in answered),
+        "right": right if told else None,
+        "accuracy": right / len(told) if told else None,
+        "interval": wilson(right, len(told)),
+    }
+
+
+def by_subject(subjects: list[Subject], items: list[Item]) -> dict[str, dict[str, object]]:
+    return {
+        subject.key: summarise([item for item in items if item.subject == subject.key])
+        for subject in subjects
+    }
+
+
+def by_group(subjects: list[Subject], items: list[Item]) -> dict[str, dict[str, object]]:
+    """Each group over its questions; a subject of two groups counts in both."""
+    groups_of = {subject.key: subject.groups for subject in subjects}
+    groups = sorted({group for found in groups_of.values() for group in found})
+    return {
+        group: summarise([item for item in items if group in groups_of[item.subject]]) for group in groups
+    }
+
+
+def submission(items: list[Item]) -> dict[str, dict[str, str]]:
+    """C-Eval's form for a test split: {"law": {"0": "A"}}; what was too long to be asked is left out."""
+    found: dict[str, dict[str, str]] = {}
+    for item in items:
+        if item.prediction is not None:
+            found.setdefault(item.subject, {})[str(item.number)] = item.prediction
+    return found
