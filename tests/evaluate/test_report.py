@@ -17,7 +17,7 @@ from yayan.evaluate.words import describe
 from yayan.stage import execute
 
 from .conftest import save_model
-from .test_choices import LAW, write_csv
+from .test_questions import LAW, write_csv
 
 METRICS = {
     "vocab": {

@@ -1,5 +1,6 @@
 """Answered questions: what is kept of each, what they sum up to, and how an interrupted evaluation goes on."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,6 +47,12 @@ class Kept:
 
     def remove(self) -> None:
         self.path.unlink()
+
+
+def digest(subjects: list[Subject]) -> str:
+    """SHA-256 (hex) of what is asked, examples among it, in whichever files it stood."""
+    text = json.dumps([asdict(subject) for subject in subjects], ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def summarise(items: list[Item]) -> dict[str, object]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from yayan.errors import UserError
-from yayan.evaluate.answers import Item, Kept, by_group, by_subject, submission, summarise
+from yayan.evaluate.answers import Item, Kept, by_group, by_subject, digest, submission, summarise
 from yayan.evaluate.benchmarks import CEVAL, CMMLU, MMLU, Benchmark
 from yayan.evaluate.prompts import Asker, Prompt, Rules, style_of
 from yayan.evaluate.questions import LETTERS, Subject, read_subjects
@@ -75,7 +75,11 @@ class Choices(Stage):
             raise UserError(what, where=self.model, cure="stretch it")
         totals = self.settings(asker) | summarise(items) | {"groups": by_group(subjects, items)}
         totals |= left_out(self.benchmark, self.subjects, subjects, items)
-        full = totals | {"subjects": by_subject(subjects, items), "items": items}
+        full = (
+            {"questions_sha256": digest(subjects)}
+            | totals
+            | {"subjects": by_subject(subjects, items), "items": items}
+        )
         write_results(work, asker.protocol, self.model, full)
         if self.split_asked == "test" and self.benchmark is CEVAL:
             text = json.dumps(submission(items), ensure_ascii=False, indent=1)

@@ -72,7 +72,9 @@ def read_choices(folder: Path) -> dict:
     try:
         results = json.loads((folder / RESULTS_NAME).read_text(encoding="utf-8"))
         told = all(item["answer"] is not None and "prediction" in item for item in results["items"])
-        known = all(name in results for name in (*MUST_AGREE, "model", "prompt", "subjects"))
+        known = all(
+            name in results for name in (*MUST_AGREE, "questions_sha256", "model", "prompt", "subjects")
+        )
     except (OSError, ValueError, KeyError, TypeError):
         told, known = True, False
     if not known:
@@ -92,11 +94,7 @@ def refuse_unequal(first: Path, second: Path) -> None:
                 f"{name.replace('_', ' ')} is {before[name]} in {first.name}, {after[name]} in {second.name}"
             )
             raise UserError(what, where=second, cure="evaluate both in the same way")
-    questions = [
-        [(item["subject"], item["number"], item["answer"]) for item in results["items"]]
-        for results in (before, after)
-    ]
-    if questions[0] != questions[1]:
+    if before["questions_sha256"] != after["questions_sha256"]:
         what = f"{first.name} and {second.name} were asked other questions"
         raise UserError(what, where=second, cure="evaluate both on the same data and subjects")
 

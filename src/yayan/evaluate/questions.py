@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from yayan.errors import UserError
 from yayan.evaluate.archive import File, files_in
@@ -22,6 +22,7 @@ from yayan.evaluate.subjects import Names
 
 LETTERS = ("A", "B", "C", "D")
 COLUMNS = ("question", *LETTERS)
+MAPPING_NAME = "subject_mapping.json"
 ALIASES = {"Question": "question", "Answer": "answer"}
 
 
@@ -83,7 +84,7 @@ def read_subjects(
 
 def read_names(files: dict[str, File], column: int) -> Names:
     """Names and groups that `subject_mapping.json` adds or changes."""
-    file = files.get("subject_mapping.json")
+    file = next((file for name, file in files.items() if PurePosixPath(name).name == MAPPING_NAME), None)
     if file is None:
         return {}
     try:
