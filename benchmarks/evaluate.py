@@ -53,7 +53,7 @@ def main() -> None:
     refuse_busy_machine(options.most_load)
     options.out.mkdir(parents=True, exist_ok=True)
     for task in options.task:
-        subjects = [] if options.all else SUBJECTS[task]
+        subjects = [] if options.all else options.subjects or SUBJECTS[task]
         compare(options, task, subjects)
 
 
@@ -65,6 +65,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--shots", type=int, default=5)
     parser.add_argument("--runs", type=int, default=2)
     parser.add_argument("--all", action="store_true")
+    parser.add_argument("--subjects", nargs="+", help="others than the six; name one --task with them")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 4, 8, 16])
     parser.add_argument("--peer-python", default=sys.executable)
     parser.add_argument("--as-peer", type=Path, help=argparse.SUPPRESS)  # the file of what is asked
