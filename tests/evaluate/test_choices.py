@@ -14,9 +14,11 @@ from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM
 
 from yayan.errors import UserError, WorkError
-from yayan.evaluate import choices
 from yayan.evaluate.answers import KEPT_NAME, Item, Kept
 from yayan.evaluate.choices import EvalCeval, EvalCmmlu, EvalMmlu
+from yayan.evaluate.letters import LetterScorer
+from yayan.evaluate.prompts import Prompt
+from yayan.progress import Progress
 from yayan.stage import execute
 from yayan.template import LLAMA2_TEMPLATE
 
@@ -189,13 +191,13 @@ def test_bfloat16_is_named_and_near(model_folder: Path, data: Path, tmp_path: Pa
 KILL_AT_THE_SECOND = """
 import os, signal, sys
 from yayan.cli import main
-from yayan.evaluate import choices
-asked = choices.answer
-def answer(prompts, opened, bar):
+from yayan.evaluate.letters import LetterScorer
+answer = LetterScorer.answer
+def killed(self, prompts, bar):
     if prompts[0].question.subject == "logic":
         os.kill(os.getpid(), signal.SIGKILL)
-    return asked(prompts, opened, bar)
-choices.answer = answer
+    return answer(self, prompts, bar)
+LetterScorer.answer = killed
 main(sys.argv[1:])
 """
 
@@ -214,13 +216,13 @@ def test_a_killed_evaluation_goes_on(
     with kept.open("a") as file:
         file.write('["logic", {"subject"')  # a line that was not finished
     asked: list[str] = []
-    answer = choices.answer
+    answer = LetterScorer.answer
 
-    def watched(prompts: list, *others: object) -> list[Item]:
+    def watched(self: LetterScorer, prompts: list[Prompt], bar: Progress) -> list[Item]:
         asked.append(prompts[0].question.subject)
-        return answer(prompts, *others)  # type: ignore[arg-type]
+        return answer(self, prompts, bar)
 
-    monkeypatch.setattr(choices, "answer", watched)
+    monkeypatch.setattr(LetterScorer, "answer", watched)
     execute(EvalCeval(out=out, model=model_folder, data=data, shots=0), quietly)
     assert asked == ["logic"]
     execute(EvalCeval(out=tmp_path / "whole", model=model_folder, data=data, shots=0), quietly)
@@ -263,6 +265,9 @@ def break_columns(folder: Path) -> None:
             "no chat template, chat prompts are asked for",
         ),
         (break_nothing, {"prompt": "chat"}, "harness gives every model plain text"),
+        (break_nothing, {"cot": True, "protocol": "cla2"}, "reasoning is for chat models with chat prompts"),
+        (break_nothing, {"cot": True}, "reasoning is for chat models with chat prompts"),
+        (break_nothing, {"max_tokens": 0}, "reasonings of 0 tokens"),
         (break_nothing, {"data": Path("no-such-folder")}, "no-such-folder"),
         (break_nothing, {"model": Path("no-such-model")}, "no-such-model"),
     ],

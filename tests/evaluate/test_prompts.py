@@ -85,6 +85,19 @@ def test_a_chat_prompt_of_llama2_is_what_the_served_model_sees(llama: Path) -> N
     assert tokenizer.decode(prompt.context_ids).strip() == llama2_text(LAW, EXAMPLES, ASKED)
 
 
+def test_a_model_that_reasons_is_let_and_has_room_for_it(llama: Path) -> None:
+    tokenizer = load_tokenizer(llama)
+    (whole,) = Asker(CEVAL, "cla2-cot", "chat", tokenizer, 4096, room=50).ready(LAW)
+    text = tokenizer.decode(whole.context_ids).strip()
+    assert text == llama2_text(LAW, EXAMPLES, ASKED).removesuffix("答案： [/INST]") + (
+        "答案是什么？让我们一步一步思考，\n1. [/INST]"
+    )
+    for spare, dropped in ((50, 0), (49, 1)):
+        context = len(whole.context_ids) + spare
+        (prompt,) = Asker(CEVAL, "cla2-cot", "chat", tokenizer, context, room=50).ready(LAW)
+        assert prompt.dropped == dropped
+
+
 def test_another_template_writes_the_same_turns(llama: Path) -> None:
     (llama / "chat_template.jinja").write_text(CHATML, encoding="utf-8")
     tokenizer = load_tokenizer(llama)

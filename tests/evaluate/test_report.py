@@ -81,8 +81,8 @@ def road(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> list[P
     write_csv(root / "data", "val", "law", LAW)
     for name, model in (("eval-ceval", other), ("eval-ceval-before", model_folder)):
         execute(EvalCeval(out=root / name, model=model, data=root / "data", shots=0))
-    asked = {"before": root / "eval-ceval-before", "after": root / "eval-ceval"}
-    execute(EvalCompare(out=root / "eval-compare", **asked))
+    folders = root / "eval-ceval-before", root / "eval-ceval"
+    execute(EvalCompare(out=root / "eval-compare", before=folders[0], after=folders[1]))
     write_step(root / "vocab", "vocab")
     lines = [{"step": 0, "tokens": 0, "seconds": 0.0, "bits_per_byte": {"zh": 9.7}}]
     lines += [{"step": i, "tokens": i * 512, "loss": 8 / i, "seconds": i * 0.4} for i in range(1, 100)]

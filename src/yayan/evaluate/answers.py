@@ -9,13 +9,14 @@ from yayan.evaluate.intervals import wilson
 from yayan.evaluate.questions import Subject
 
 KEPT_NAME = ".answered.jsonl"
+NOT_EXTRACTED = ""  # the prediction where a reply names no letter
 
 
 @dataclass(frozen=True)
 class Item:
     """A question answered; `prediction` is None, and nothing is counted, where it is longer than the context.
 
-    `answer` is None where the right one is not told.
+    `answer` is None where the right one is not told. `reply` is the text of a model that reasons.
     """
 
     subject: str
@@ -25,6 +26,7 @@ class Item:
     scores: dict[str, float]
     shots: int
     examples_dropped: int
+    reply: str | None = None
 
 
 class Kept:
@@ -67,6 +69,7 @@ def summarise(items: list[Item]) -> dict[str, object]:
         "questions": len(items),
         "asked": len(answered),
         "too_long": len(items) - len(answered),
+        "not_extracted": sum(item.prediction == NOT_EXTRACTED for item in answered),
         "examples_dropped": sum(item.examples_dropped for item in answered),
         "right": right if told else None,
         "accuracy": right / len(told) if told else None,
@@ -91,9 +94,9 @@ def by_group(subjects: list[Subject], items: list[Item]) -> dict[str, dict[str, 
 
 
 def submission(items: list[Item]) -> dict[str, dict[str, str]]:
-    """C-Eval's form for a test split: {"law": {"0": "A"}}; what was too long to be asked is left out."""
+    """C-Eval's form for a test split: {"law": {"0": "A"}}; what has no letter is left out."""
     found: dict[str, dict[str, str]] = {}
     for item in items:
-        if item.prediction is not None:
+        if item.prediction:
             found.setdefault(item.subject, {})[str(item.number)] = item.prediction
     return found

@@ -3,22 +3,21 @@
 import json
 import sys
 import time
-from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from yayan.errors import UserError
 from yayan.evaluate.answers import Item, Kept, by_group, by_subject, digest, submission, summarise
 from yayan.evaluate.benchmarks import CEVAL, CMMLU, MMLU, Benchmark
-from yayan.evaluate.prompts import Asker, Prompt, Rules, style_of
+from yayan.evaluate.letters import LetterScorer
+from yayan.evaluate.prompts import Asker, style_of
 from yayan.evaluate.questions import LETTERS, Subject, read_subjects
 from yayan.evaluate.results import write_results
-from yayan.evaluate.scorer import Scorer, context_of, open_scorer
+from yayan.evaluate.scorer import context_of
+from yayan.evaluate.thoughts import Thinker
 from yayan.evaluate.words import describe, percent, span
-from yayan.machine import DTYPES, device
-from yayan.model.prefix import score_choices
 from yayan.progress import Progress
 from yayan.stage import InputPath, Stage
 from yayan.tokenizer import load_tokenizer
@@ -45,12 +44,16 @@ class Choices(Stage):
     """Worked examples before each question, 0 to 5; those that do not fit into the context are dropped."""
     subjects: list[str] = field(default_factory=list)
     """Subjects to ask; all by default."""
-    protocol: Rules = "harness"
+    protocol: Literal["harness", "cla2"] = "harness"
     """Rules: lm-eval's prompts and log-likelihoods, or the prompts of Chinese-LLaMA-Alpaca-2 without its randomness."""
     prompt: Literal["auto", "base", "chat"] = "auto"
     """Prompts of cla2: for chat models if the model has a chat template, or as you say."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Numbers that the model computes in; the softmax is always float32."""
+    cot: bool = False
+    """Let a chat model reason (cla2, by llama.cpp in F16, greedily); the letter is taken from what it writes."""
+    max_tokens: int = 512
+    """Tokens of a reasoning at most."""
 
     @property
     def split_asked(self) -> str:
@@ -63,14 +66,16 @@ class Choices(Stage):
         if self.protocol == "cla2" and not self.benchmark.has_cla2:
             what = f"the protocol cla2 has no prompts for {self.benchmark.task}"
             raise UserError(what, where="protocol", cure="leave it out")
+        if self.max_tokens < 1:
+            raise UserError(f"reasonings of {self.max_tokens} tokens", cure="give at least 1")
         self.make_asker()
         self.read()
 
     def run(self, work: Path) -> dict[str, object]:
         subjects, asker, kept = self.read(), self.make_asker(), Kept(work)
-        opened = Opened(self.model, self.dtype)
-        items, speed = answer_subjects(asker, subjects, kept, opened)
-        if not any(item.prediction for item in items):
+        with closing(self.open_model()) as model:
+            items, speed = answer_subjects(asker, subjects, kept, model)
+        if all(item.prediction is None for item in items):
             what = f"no question fits into {asker.context} positions"
             raise UserError(what, where=self.model, cure="stretch it")
         totals = self.settings(asker) | summarise(items) | {"groups": by_group(subjects, items)}
@@ -101,14 +106,22 @@ class Choices(Stage):
     def make_asker(self) -> Asker:
         context, tokenizer = context_of(self.model), load_tokenizer(self.model)
         style = style_of(self.protocol, self.prompt, tokenizer)
-        return Asker(self.benchmark, self.protocol, style, tokenizer, context)
+        if not self.cot:
+            return Asker(self.benchmark, self.protocol, style, tokenizer, context)
+        if style != "chat":
+            cure = "name a chat model and pass --protocol cla2, or leave --cot out"
+            raise UserError("reasoning is for chat models with chat prompts", where="cot", cure=cure)
+        return Asker(self.benchmark, "cla2-cot", style, tokenizer, context, room=self.max_tokens)
+
+    def open_model(self) -> LetterScorer | Thinker:
+        return Thinker(self.model, self.max_tokens) if self.cot else LetterScorer(self.model, self.dtype)
 
     def settings(self, asker: Asker) -> dict[str, object]:
         return {
             "prompt": asker.style,
             "shots": self.shots,
             "split": self.split_asked,
-            "dtype": self.dtype,
+            "dtype": "float16" if self.cot else self.dtype,
             "context": asker.context,
             "chance": CHANCE,
         }
@@ -145,24 +158,8 @@ class EvalMmlu(Choices):
     benchmark: ClassVar[Benchmark] = MMLU
 
 
-class Opened:
-    """A model that is opened when the first question is asked: a run that goes on may have none left."""
-
-    def __init__(self, model: Path, dtype: str) -> None:
-        self.model, self.dtype = model, dtype
-        self.seconds = 0.0
-        self._scorer: Scorer | None = None
-
-    def scorer(self) -> Scorer:
-        if self._scorer is None:
-            begun = time.monotonic()
-            self._scorer = open_scorer(self.model, dtype=DTYPES[self.dtype], device=device())
-            self.seconds = time.monotonic() - begun
-        return self._scorer
-
-
 def answer_subjects(
-    asker: Asker, subjects: list[Subject], kept: Kept, opened: Opened
+    asker: Asker, subjects: list[Subject], kept: Kept, model: LetterScorer | Thinker
 ) -> tuple[list[Item], dict[str, object]]:
     """Ask all that an earlier run has not finished -> items in order, and how fast (opening the model left out)."""
     total = sum(len(subject.questions) for subject in subjects)
@@ -173,47 +170,13 @@ def answer_subjects(
         for subject in subjects:
             if subject.key not in kept.items:
                 bar.note(subject.key)
-                kept.put(subject.key, answer(asker.ready(subject), opened, bar))
-    seconds = max(time.monotonic() - begun - opened.seconds, 1e-9)
+                kept.put(subject.key, model.answer(asker.ready(subject), bar))
+    seconds = max(time.monotonic() - begun - model.opening_seconds, 1e-9)
     speed: dict[str, object] = {
         "answer_seconds": round(seconds, 3),
         "questions_per_second": round((total - before) / seconds, 1),
     }
     return [item for subject in subjects for item in kept.items[subject.key]], speed
-
-
-def answer(prompts: list[Prompt], opened: Opened, bar: Progress) -> list[Item]:
-    """Ask what fits; equal scores go to the first letter. Prompts of as many examples share their beginning."""
-    found: dict[int, dict[str, float]] = {}
-    for asked in alike(prompts):
-        scorer = opened.scorer()
-        rows = sum(len({tuple(ids[:-1]) for ids in prompt.letter_ids}) for prompt in asked)
-        share = len(asked) / rows
-        scores = score_choices(
-            scorer.network,
-            [prompt.context_ids for prompt in asked],
-            [prompt.letter_ids for prompt in asked],
-            on_scored=lambda count, share=share: bar.advance(count * share),  # type: ignore[misc]
-        )
-        scorer.refuse_nonsense(score for row in scores for score in row)
-        for prompt, row in zip(asked, scores, strict=True):
-            found[prompt.question.number] = prompt.letter_scores(row)
-    items = []
-    for prompt in prompts:
-        question = prompt.question
-        own = found.get(question.number, {})
-        best = max(LETTERS, key=own.__getitem__) if own else None
-        items.append(
-            Item(question.subject, question.number, question.answer, best, own, prompt.shots, prompt.dropped)
-        )
-    return items
-
-
-def alike(prompts: list[Prompt]) -> Iterator[list[Prompt]]:
-    """Those that fit, with the same examples together."""
-    fitting = sorted((prompt for prompt in prompts if prompt.fits), key=lambda prompt: prompt.shots)
-    for _, group in groupby(fitting, key=lambda prompt: prompt.shots):
-        yield list(group)
 
 
 def left_out(

@@ -6,6 +6,7 @@ cla2      the prompts of Chinese-LLaMA-Alpaca-2 (scripts/ceval, scripts/cmmlu) f
           subject's Chinese name and, for chat models, the system prompt of training in both benchmarks; the score of
           a letter is the sum of the log-probabilities of its two tokens, that of "A" and that of "A" behind "：". No
           penalty, no sampling.
+cla2-cot  the same chat prompts with the words that let the model reason; the letter is taken from its text.
 """
 
 from collections.abc import Sequence
@@ -13,16 +14,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 from yayan.errors import UserError
+from yayan.evaluate.answers import Item
 from yayan.evaluate.benchmarks import Benchmark
 from yayan.evaluate.questions import LETTERS, Question, Subject
 from yayan.evaluate.results import Protocol
 from yayan.template import DEFAULT_SYSTEM, encode_prompt, render
 from yayan.tokenizer import Tokenizer
 
-Rules = Literal["harness", "cla2"]
+Rules = Literal["harness", "cla2", "cla2-cot"]
 Style = Literal["base", "chat"]
-VERSIONS = {"harness": 1, "cla2": 1}
+VERSIONS = {"harness": 1, "cla2": 1, "cla2-cot": 1}
 CLA2_HEADER = "以下是中国关于{}考试的单项选择题，请选出其中的正确答案。\n\n"
+CLA2_ENDING, CLA2_REASON = "答案：", "答案是什么？让我们一步一步思考，\n1."
 CLA2_AGREED = "好的，我会结合{}相关知识回答"
 SYSTEM_BLOCK = f"<<SYS>>\n{DEFAULT_SYSTEM}\n<</SYS>>\n\n"
 
@@ -42,6 +45,12 @@ class Prompt:
         """The scores of `letter_ids` by letter, its forms added up."""
         return {letter: sum(scores[i :: len(LETTERS)]) for i, letter in enumerate(LETTERS)}
 
+    def item(self, prediction: str | None, scores: dict[str, float], reply: str | None = None) -> Item:
+        """The question with what came of it."""
+        asked = self.question
+        counts = (self.shots, self.dropped)
+        return Item(asked.subject, asked.number, asked.answer, prediction, scores, *counts, reply)
+
 
 Encoded = tuple[list[int], list[list[int]]]  # tokens of a prompt, tokens of its letters
 
@@ -50,10 +59,17 @@ class Asker:
     """Puts the questions of a benchmark to one model: `ready` gives the longest prompts that fit."""
 
     def __init__(
-        self, benchmark: Benchmark, rules: Rules, style: Style, tokenizer: Tokenizer, context: int
+        self,
+        benchmark: Benchmark,
+        rules: Rules,
+        style: Style,
+        tokenizer: Tokenizer,
+        context: int,
+        room: int = 0,  # positions that an answer takes beyond the letter's own tokens
     ) -> None:
         self.benchmark, self.rules, self.style = benchmark, rules, style
-        self.tokenizer, self.context = tokenizer, context
+        self.tokenizer, self.context, self.room = tokenizer, context, room
+        self.ending = CLA2_REASON if rules == "cla2-cot" else CLA2_ENDING
         self.as_llama2 = style == "chat" and writes_as_llama2(tokenizer)
         self.forms = [[tokenizer.encode(letter)[0]] for letter in LETTERS]
         self.forms += [[tokenizer.encode(f"：{letter}")[-1]] for letter in LETTERS]
@@ -71,7 +87,7 @@ class Asker:
             last = not kept
             encoded = self.encode([(subject, kept, question) for question in left])
             for question, (before, letters) in zip(left, encoded, strict=True):
-                fits = len(before) + max(map(len, letters)) - 1 <= self.context
+                fits = len(before) + max(map(len, letters)) - 1 + self.room <= self.context
                 if fits or last:
                     found[question.number] = Prompt(question, before, letters, len(kept), dropped, fits)
             left = [question for question in left if question.number not in found]
@@ -82,12 +98,13 @@ class Asker:
         if self.rules == "harness":
             return split_ids(self.tokenizer, [harness_text(self.benchmark, *item) for item in asked])
         if self.style == "chat" and not self.as_llama2:
-            return [(encode_prompt(self.tokenizer, chat(*item)), self.forms) for item in asked]
-        write = llama2_text if self.as_llama2 else cla2_text
+            return [(encode_prompt(self.tokenizer, chat(*item, self.ending)), self.forms) for item in asked]
+        if self.as_llama2:
+            texts = [llama2_text(*item, self.ending) for item in asked]
+        else:
+            texts = [cla2_text(*item) for item in asked]
         bos = bos_of(self.tokenizer)
-        return [
-            (bos + ids, self.forms) for ids in self.tokenizer.encode_batch([write(*item) for item in asked])
-        ]
+        return [(bos + ids, self.forms) for ids in self.tokenizer.encode_batch(texts)]
 
 
 def style_of(rules: Rules, wanted: Literal["auto", "base", "chat"], tokenizer: Tokenizer) -> Style:
@@ -128,8 +145,8 @@ def options(question: Question) -> str:
     return "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, question.options, strict=True))
 
 
-def cla2_block(question: Question) -> str:
-    return f"{question.question}\n{options(question)}\n答案："
+def cla2_block(question: Question, ending: str = CLA2_ENDING) -> str:
+    return f"{question.question}\n{options(question)}\n{ending}"
 
 
 def cla2_text(subject: Subject, examples: list[Question], question: Question) -> str:
@@ -138,9 +155,11 @@ def cla2_text(subject: Subject, examples: list[Question], question: Question) ->
     return (CLA2_HEADER.format(subject.name) + worked if worked else "") + cla2_block(question)
 
 
-def llama2_text(subject: Subject, examples: list[Question], question: Question) -> str:
+def llama2_text(
+    subject: Subject, examples: list[Question], question: Question, ending: str = CLA2_ENDING
+) -> str:
     """For chat models with Llama 2's format, to the letter: no end tokens, the system block before the question too."""
-    asked = f"[INST] {SYSTEM_BLOCK}{cla2_block(question)} [/INST]"
+    asked = f"[INST] {SYSTEM_BLOCK}{cla2_block(question, ending)} [/INST]"
     if not examples:
         return asked
     opened = (
@@ -150,7 +169,9 @@ def llama2_text(subject: Subject, examples: list[Question], question: Question) 
     return opened + worked + asked
 
 
-def chat(subject: Subject, examples: list[Question], question: Question) -> list[dict[str, str]]:
+def chat(
+    subject: Subject, examples: list[Question], question: Question, ending: str = CLA2_ENDING
+) -> list[dict[str, str]]:
     """The same turns as messages, for chat models with a format of their own."""
     turns: list[tuple[str, str]] = []
     if examples:
@@ -159,7 +180,7 @@ def chat(subject: Subject, examples: list[Question], question: Question) -> list
     messages = [{"role": "system", "content": DEFAULT_SYSTEM}]
     for asked, answered in turns:
         messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
-    return [*messages, {"role": "user", "content": cla2_block(question)}]
+    return [*messages, {"role": "user", "content": cla2_block(question, ending)}]
 
 
 def writes_as_llama2(tokenizer: Tokenizer) -> bool:

@@ -109,6 +109,7 @@ def choices(m: Metrics) -> str:
     """Accuracy on four-choice questions; of a test split whose answers are not told, only that it was answered."""
     rules = f"{m['protocol']}, {m['prompt']} prompts, {m['shots']}-shot"
     missing = f", {counted(len(m['missing_subjects']), 'subject')} missing" if m["missing_subjects"] else ""
+    missing += f", {m['not_extracted']} without a letter" if m["not_extracted"] else ""
     if m["accuracy"] is None:
         return (
             f"{counted(m['asked'], 'question')} answered, the right answers are not told ({rules}){missing}"
