@@ -42,7 +42,6 @@ SUBJECTS = {
     "cmmlu": ["agronomy", "anatomy", "arts", "chinese_history", "college_mathematics", "world_religions"],
 }
 NEAR_TIE = 1e-5
-GROUPS_OF_PEER = {"ceval": "ceval-valid", "cmmlu": "cmmlu"}
 
 
 def main() -> None:

@@ -15,9 +15,11 @@ from transformers import LlamaForCausalLM
 
 from yayan.errors import UserError, WorkError
 from yayan.evaluate.answers import KEPT_NAME, Item, Kept
+from yayan.evaluate.benchmarks import CEVAL
 from yayan.evaluate.choices import EvalCeval, EvalCmmlu, EvalMmlu
 from yayan.evaluate.letters import LetterScorer
-from yayan.evaluate.prompts import Prompt
+from yayan.evaluate.prompts import Prompt, harness_text
+from yayan.evaluate.questions import read_subjects
 from yayan.progress import Progress
 from yayan.stage import execute
 from yayan.template import LLAMA2_TEMPLATE
@@ -78,6 +80,14 @@ def test_scores_are_those_of_the_whole_prompt(model_folder: Path, data: Path, tm
     assert (item["shots"], item["examples_dropped"]) == (1, 1)
     assert list(item["scores"].values()) == pytest.approx(expected, rel=1e-5)
     assert item["prediction"] == "ABCD"[expected.index(max(expected))]
+    subjects = {subject.key: subject for subject in read_subjects(CEVAL, data, [], 2, "val")}
+    for item in results["items"]:  # some with more examples than others: they share what they can
+        subject = subjects[item["subject"]]
+        kept = subject.examples[item["examples_dropped"] :]
+        prompt = harness_text(CEVAL, subject, kept, subject.questions[item["number"]])
+        expected = letter_logprobs(model_folder, prompt, (" A", " B", " C", " D"))
+        assert list(item["scores"].values()) == pytest.approx(expected, rel=1e-5)
+    assert len({item["shots"] for item in results["items"]}) > 1
     dropped = sum(item["examples_dropped"] for item in results["items"])
     assert record["metrics"]["examples_dropped"] == dropped > 0
 

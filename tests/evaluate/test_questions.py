@@ -123,6 +123,9 @@ def test_the_test_split_of_ceval_needs_no_answers(data: Path) -> None:
     write_csv(data, "test", "law", ["问,1,2,3,4,", "答,4,3,2,1,B"])
     (law,) = read_subjects(CEVAL, data, [], 2, "test")
     assert [item.answer for item in law.questions] == [None, "B"]
+    row = {"subject": "logic", "question": "问", "answer": None, **dict.fromkeys("ABCD", "1")}
+    (data / "test.jsonl").write_text(json.dumps(row) + "\n")
+    assert read_subjects(CEVAL, data, ["logic"], 2, "test")[0].questions[0].answer is None
     write_csv(data, "test", "law", ["问,1,2,3,4,X"])
     with pytest.raises(UserError, match="'X' is none of"):
         read_subjects(CEVAL, data, [], 2, "test")

@@ -170,7 +170,7 @@ def make_question(subject: str, number: int, row: dict, place: str, *, told: boo
         if not isinstance(row.get(column), str):
             cure = f"it needs {', '.join(needed)}"
             raise UserError(f"a question without {column}", where=place, cure=cure)
-    answer = str(row.get("answer", "")).strip() or None
+    answer = str(row.get("answer") or "").strip() or None
     if (told or answer) and answer not in LETTERS:
         what = f"the answer {answer or ''!r} is none of A, B, C, D"
         raise UserError(what, where=place, cure="correct the file")

@@ -28,8 +28,7 @@ LENGTH_DEPENDENT = ("dynamic", "longrope")  # rotary angles that depend on the l
 
 @dataclass(frozen=True)
 class Row:
-    """What the model reads: a context (its number) and the beginning of some choices; positions from `first` on are
-    scored."""
+    """What the model reads: a context (its number) and how some choices begin; what follows `first` on is scored."""
 
     context: int
     ids: list[int]
@@ -42,9 +41,7 @@ class Prefix:
 
     length: int
     room: int
-    lengths: list[int] = field(
-        default_factory=list
-    )  # of the rows of this pass; none: the beginning itself is read
+    lengths: list[int] = field(default_factory=list)  # of a pass's rows; none: it reads the beginning itself
     keys: dict[int, torch.Tensor] = field(default_factory=dict)
     values: dict[int, torch.Tensor] = field(default_factory=dict)
     masks: dict[tuple[int, int | None], torch.Tensor] = field(default_factory=dict)
