@@ -31,6 +31,12 @@ VERBS = {
     "eval ceval": ("yayan.evaluate.choices:EvalCeval", "Accuracy on four-choice questions in C-Eval's form."),
     "eval longbench": ("yayan.evaluate.longbench:EvalLongbench", "LongBench: long texts, answered greedily."),
     "eval needle": ("yayan.evaluate.needle:EvalNeedle", "Is a fact planted in a long text found again?"),
+    "eval cmmlu": (
+        "yayan.evaluate.choices:EvalCmmlu",
+        "Accuracy on CMMLU, four-choice questions in Chinese.",
+    ),
+    "eval mmlu": ("yayan.evaluate.choices:EvalMmlu", "Accuracy on MMLU, four-choice questions in English."),
+    "eval compare": ("yayan.evaluate.compare:EvalCompare", "Two models on the same four-choice questions."),
     "eval samples": ("yayan.evaluate.samples:EvalSamples", "Greedy answers to given prompts."),
     "eval report": ("yayan.evaluate.report:EvalReport", "One page that tells what a road has done."),
 }

@@ -15,12 +15,12 @@ from tests.conftest import SHARED, needs_shared, quietly
 from tests.sentencepiece_model import TEXTS, make_chat_model
 from yayan.engine.llamacpp import open_model
 from yayan.errors import UserError
-from yayan.evaluate.answers import JOURNAL_NAME
+from yayan.evaluate.greedy import JOURNAL_NAME
+from yayan.evaluate.long_prompts import PromptMaker
 from yayan.evaluate.longbench import EvalLongbench, columns
 from yayan.evaluate.longbench_items import read_items
 from yayan.evaluate.longbench_metrics import METRICS
 from yayan.evaluate.longbench_tasks import COLUMNS, TASKS
-from yayan.evaluate.prompts import PromptMaker
 from yayan.evaluate.words import describe
 from yayan.stage import execute
 from yayan.template import encode_prompt

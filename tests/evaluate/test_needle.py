@@ -12,10 +12,10 @@ from tests.conftest import quietly
 from tests.sentencepiece_model import TEXTS, make_chat_model
 from yayan.engine.llamacpp import open_model
 from yayan.errors import UserError
-from yayan.evaluate.answers import Answer
+from yayan.evaluate.greedy import Answer
 from yayan.evaluate.haystack import FACTS, Fact, Haystack, make_fact, read_haystack
+from yayan.evaluate.long_prompts import PromptMaker
 from yayan.evaluate.needle import NEW_TOKENS, EvalNeedle, Item, Place, look_for, summarise
-from yayan.evaluate.prompts import PromptMaker
 from yayan.evaluate.words import describe
 from yayan.stage import execute
 from yayan.template import encode_prompt

@@ -11,13 +11,14 @@ from yayan import lineage
 from yayan.errors import UserError
 from yayan.evaluate.bits import EvalBits
 from yayan.evaluate.choices import EvalCeval
+from yayan.evaluate.compare import EvalCompare
 from yayan.evaluate.page import Table, markdown_table
 from yayan.evaluate.report import EvalReport
 from yayan.evaluate.words import describe
 from yayan.stage import execute
 
 from .conftest import save_model
-from .test_choices import LAW, write_csv
+from .test_questions import LAW, write_csv
 
 METRICS = {
     "vocab": {
@@ -78,7 +79,10 @@ def road(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> list[P
         execute(EvalBits(out=root / name, model=model, text={"zh": text}))
     execute(EvalBits(out=root / "eval-bits-short", model=other, text={"zh": text}, limit=40))
     write_csv(root / "data", "val", "law", LAW)
-    execute(EvalCeval(out=root / "eval-ceval", model=other, data=root / "data", shots=0))
+    for name, model in (("eval-ceval", other), ("eval-ceval-before", model_folder)):
+        execute(EvalCeval(out=root / name, model=model, data=root / "data", shots=0))
+    folders = root / "eval-ceval-before", root / "eval-ceval"
+    execute(EvalCompare(out=root / "eval-compare", before=folders[0], after=folders[1]))
     write_step(root / "vocab", "vocab")
     lines = [{"step": 0, "tokens": 0, "seconds": 0.0, "bits_per_byte": {"zh": 9.7}}]
     lines += [{"step": i, "tokens": i * 512, "loss": 8 / i, "seconds": i * 0.4} for i in range(1, 100)]
@@ -97,6 +101,7 @@ def road(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> list[P
         "eval-bits-after",
         "eval-bits-short",
         "eval-ceval",
+        "eval-compare",
         "gguf",
     ]
     return [root / name for name in [*names, "eval-samples"]]
@@ -151,7 +156,7 @@ def test_the_page_stands_alone_and_tells_the_figures(road: list[Path], tmp_path:
     assert "#a1000" not in html
     assert "currentColor" in html
     assert "&lt;script&gt;雅言|*是*" in html
-    assert record["metrics"] == {"steps": 8, "bytes": (tmp_path / "report" / "report.html").stat().st_size}
+    assert record["metrics"] == {"steps": 9, "bytes": (tmp_path / "report" / "report.html").stat().st_size}
 
     before, after = (json.loads((folder / "results.json").read_text()) for folder in road[2:4])
     rows = {tuple(row[:2]): row for row in reader.rows}
@@ -162,6 +167,16 @@ def test_the_page_stands_alone_and_tells_the_figures(road: list[Path], tmp_path:
     assert rows["zh", "eval-bits-before"][4] == rows["zh (2)", "eval-bits-short"][4] == ""
     assert rows["Q4_K_M", "m-Q4_K_M.gguf"][2:] == ["2.5 MB", "31.2 %", "5.10", "0.0761"]
     assert "may as well be guessing" in html
+    results = json.loads((road[5] / "results.json").read_text())
+    assert rows["eval-ceval", "harness 1, base, 0-shot, val"][2:] == [
+        "Humanities",
+        f"{results['accuracy']:.1%}".replace("%", " %"),
+        " to ".join(f"{end:.1%}".replace("%", " %") for end in results["interval"]),
+        "25.0 %",
+        *("3", "0", "0"),
+    ]
+    assert re.search(r"eval-compare: [\d.]+ % → [\d.]+ %, [+−][\d.]+ points \(", html)
+    assert "eval-ceval lacks 51 subjects." in html
     assert "Of zh (2), only 1 document at its beginning" in html
 
 

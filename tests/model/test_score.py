@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from yayan.model import score
-from yayan.model.score import bits_per_byte, body_and_head, score_choices, score_sequences, slide
+from yayan.model.score import bits_per_byte, body_and_head, score_sequences, slide
 
 VOCAB_ROWS = 131
 
@@ -120,25 +120,6 @@ def test_each_token_is_scored_once_with_enough_before_it(
 def test_a_stride_that_leaves_gaps_is_refused(model: LlamaForCausalLM) -> None:
     with pytest.raises(ValueError, match="stride 9"):
         score_sequences(*body_and_head(model), sequences([4]), context=8, stride=9)
-
-
-@pytest.mark.parametrize("batch_tokens", [1, 40, 4096])
-def test_choices_equal_full_sequences_in_float64(model: LlamaForCausalLM, batch_tokens: int) -> None:
-    contexts = sequences([7, 1, 12])
-    choices = [[[3], [5], [90], [3]], [[4, 8, 2], [4, 8, 9], [4], [7, 7]], [[1, 2], [2, 2], [2, 1], [130]]]
-    found = score_choices(*body_and_head(model), contexts, choices, batch_tokens=batch_tokens)
-    for context, options, scores in zip(contexts, choices, found, strict=True):
-        for option, got in zip(options, scores, strict=True):
-            logprobs_TV = logprobs(model, [*context, *option[:-1]])[len(context) - 1 :]
-            expected = sum(logprobs_TV[i, token].item() for i, token in enumerate(option))
-            assert got == pytest.approx(expected, rel=2e-6)
-
-
-def test_choices_of_one_token_cost_one_row(model: LlamaForCausalLM) -> None:
-    rows: list[int] = []
-    choices = [[[1], [2], [3], [4]], [[5], [6, 7], [6, 8], [9, 1]]]
-    score_choices(*body_and_head(model), sequences([5, 5]), choices, on_scored=rows.append)
-    assert sum(rows) == 1 + 3
 
 
 def test_bits_per_byte() -> None:

@@ -1,146 +1,102 @@
-"""Greedy answers to many prompts by llama.cpp, each written down at once: an interrupted evaluation goes on."""
+"""Answered questions: what is kept of each, what they sum up to, and how an interrupted evaluation goes on."""
 
+import hashlib
 import json
-import os
-from collections.abc import Iterable
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
-from typing import IO
 
-from yayan.engine.llamacpp import LlamaCpp, find_gguf
-from yayan.errors import UserError
-from yayan.evaluate.samples import template_of
-from yayan.model.folder import read_config
-from yayan.progress import Progress
-from yayan.weights.ggml import read_header
+from yayan.evaluate.intervals import wilson
+from yayan.evaluate.questions import Subject
 
-JOURNAL_NAME = ".answers.jsonl"
-AHEAD = 2  # prompts for each slot that are made and waiting, so that none stands idle
+KEPT_NAME = ".answered.jsonl"
+NOT_EXTRACTED = ""  # the prediction where a reply names no letter
 
 
 @dataclass(frozen=True)
-class Question:
-    """A prompt as the model sees it, under a name of its own."""
+class Item:
+    """A question answered; `prediction` is None, and nothing is counted, where it is longer than the context.
 
-    key: str
-    ids: list[int]
-    new_tokens: int
-    """Tokens of the answer at most."""
-    truncated: bool = False
-    """Whether the prompt was cut to fit."""
+    `answer` is None where the right one is not told. `reply` is the text of a model that reasons.
+    """
 
-
-@dataclass(frozen=True)
-class Answer:
-    """What was said; `complete` is False where the limit cut it."""
-
-    key: str
-    text: str
-    prompt_tokens: int
-    truncated: bool
-    tokens: int
-    complete: bool
+    subject: str
+    number: int
+    answer: str | None
+    prediction: str | None
+    scores: dict[str, float]
+    shots: int
+    examples_dropped: int
+    reply: str | None = None
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What is known of a model before it is opened: how many tokens it sees at once, and whether it chats."""
-
-    context: int
-    chat: bool
-
-
-def look_at(model: Path) -> Asked:
-    """Raises UserError if there is no model folder and no GGUF file."""
-    if (model / "config.json").is_file():
-        context = int(read_config(model)["max_position_embeddings"])
-    else:
-        context = read_header(find_gguf(model)).context
-    return Asked(context, template_of(model) is not None)
-
-
-def refuse_less_than_one(**numbers: int | None) -> None:
-    """UserError for an option that counts something and is below 1; None leaves it open."""
-    for name, number in numbers.items():
-        if number is not None and number < 1:
-            raise UserError(f"{name} is {number}", where=name, cure="give at least 1")
-
-
-class Journal:
-    """The answers so far, in the work folder. `with Journal(work) as journal: ...` goes on where another one ended."""
+class Kept:
+    """The items of finished subjects, in the folder that is worked in: a line a subject, an unfinished line cut off."""
 
     def __init__(self, work: Path) -> None:
-        self.path = work / JOURNAL_NAME
-        self.answers: dict[str, Answer] = {}
-        self.file: IO[bytes] = self.path.open("ab+")
-        self._read()
+        self.path = work / KEPT_NAME
+        self.items: dict[str, list[Item]] = {}
+        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
+        whole = [line for line in lines if line.endswith(b"\n")]
+        for subject, *items in map(json.loads, whole):
+            self.items[subject] = [Item(**item) for item in items]
+        self.path.write_bytes(b"".join(whole))
 
-    def _read(self) -> None:
-        """Take over all whole lines; what a kill left of the last one is cut off."""
-        self.file.seek(0)
-        whole = 0
-        for line in self.file:
-            if not line.endswith(b"\n"):
-                break
-            answer = Answer(**json.loads(line))
-            self.answers[answer.key] = answer
-            whole += len(line)
-        self.file.truncate(whole)
-
-    def __enter__(self) -> "Journal":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-
-    def add(self, answer: Answer) -> None:
-        """Write an answer down; when this returns a kill does not lose it."""
-        self.file.write(json.dumps(asdict(answer), ensure_ascii=False).encode() + b"\n")
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.answers[answer.key] = answer
+    def put(self, subject: str, items: list[Item]) -> None:
+        self.items[subject] = items
+        line = json.dumps([subject, *map(asdict, items)], ensure_ascii=False)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
 
     def remove(self) -> None:
-        """Delete it, when the results are written."""
-        self.file.close()
         self.path.unlink()
 
 
-def answer_all(
-    engine: LlamaCpp, journal: Journal, questions: Iterable[Question], slots: int, bar: Progress
-) -> None:
-    """Ask what `journal` does not hold yet, `slots` at a time; `questions` are made when they are needed.
+def digest(subjects: list[Subject]) -> str:
+    """SHA-256 (hex) of what is asked, examples among it, in whichever files it stood."""
+    text = json.dumps([asdict(subject) for subject in subjects], ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
-    With one slot an answer depends on its prompt alone. With several, products of other shapes are computed, and where
-    two tokens are as good as equal the other one may be taken.
+
+def summarise(items: list[Item]) -> dict[str, object]:
+    """Accuracy over the questions that were answered, with Wilson's 95 % interval, and what was left out.
+
+    Where no right answer is told, `right` and `accuracy` are None.
     """
-    todo = iter(questions)
-    with ThreadPoolExecutor(slots) as pool:
-        try:
-            waiting = {pool.submit(ask, engine, question) for question in islice(todo, AHEAD * slots)}
-            while waiting:
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                for item in done:
-                    journal.add(item.result())
-                    bar.advance()
-                waiting |= {pool.submit(ask, engine, question) for question in islice(todo, len(done))}
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            engine.close()  # ends the requests under way, which the pool would wait for
-            raise
+    answered = [item for item in items if item.prediction is not None]
+    told = [item for item in answered if item.answer is not None]
+    right = sum(item.prediction == item.answer for item in told)
+    return {
+        "questions": len(items),
+        "asked": len(answered),
+        "too_long": len(items) - len(answered),
+        "not_extracted": sum(item.prediction == NOT_EXTRACTED for item in answered),
+        "examples_dropped": sum(item.examples_dropped for item in answered),
+        "right": right if told else None,
+        "accuracy": right / len(told) if told else None,
+        "interval": wilson(right, len(told)),
+    }
 
 
-def ask(engine: LlamaCpp, question: Question) -> Answer:
-    """One greedy answer to a prompt that is taken as it is."""
-    body = {"prompt": question.ids, "n_predict": question.new_tokens, "temperature": 0, "cache_prompt": False}
-    reply = engine.ask("/completion", body)
-    return Answer(
-        key=question.key,
-        text=reply["content"],
-        prompt_tokens=len(question.ids),
-        truncated=question.truncated,
-        tokens=reply["tokens_predicted"],
-        complete=reply["stop_type"] == "eos",
-    )
+def by_subject(subjects: list[Subject], items: list[Item]) -> dict[str, dict[str, object]]:
+    return {
+        subject.key: summarise([item for item in items if item.subject == subject.key])
+        for subject in subjects
+    }
+
+
+def by_group(subjects: list[Subject], items: list[Item]) -> dict[str, dict[str, object]]:
+    """Each group over its questions; a subject of two groups counts in both."""
+    groups_of = {subject.key: subject.groups for subject in subjects}
+    groups = sorted({group for found in groups_of.values() for group in found})
+    return {
+        group: summarise([item for item in items if group in groups_of[item.subject]]) for group in groups
+    }
+
+
+def submission(items: list[Item]) -> dict[str, dict[str, str]]:
+    """C-Eval's form for a test split: {"law": {"0": "A"}}; what has no letter is left out."""
+    found: dict[str, dict[str, str]] = {}
+    for item in items:
+        if item.prediction:
+            found.setdefault(item.subject, {})[str(item.number)] = item.prediction
+    return found

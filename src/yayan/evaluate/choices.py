@@ -1,167 +1,196 @@
 """Multiple choice: which of four letters does the model find likeliest after the question?"""
 
-from collections import Counter
+import json
+import sys
+import time
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar, Literal
 
 from yayan.errors import UserError
-from yayan.evaluate.intervals import wilson
-from yayan.evaluate.questions import LETTERS, Question, Subject, read_subjects
-from yayan.evaluate.results import Protocol, write_results
-from yayan.evaluate.scorer import Scorer, context_of, open_scorer
-from yayan.model.score import score_choices
+from yayan.evaluate.answers import Item, Kept, by_group, by_subject, digest, submission, summarise
+from yayan.evaluate.benchmarks import CEVAL, CMMLU, MMLU, Benchmark
+from yayan.evaluate.letters import LetterScorer
+from yayan.evaluate.prompts import Asker, style_of
+from yayan.evaluate.questions import LETTERS, Subject, read_subjects
+from yayan.evaluate.results import write_results
+from yayan.evaluate.scorer import context_of
+from yayan.evaluate.thoughts import Thinker
+from yayan.evaluate.words import describe, percent, span
 from yayan.progress import Progress
 from yayan.stage import InputPath, Stage
-from yayan.tokenizer import Tokenizer, load_tokenizer
+from yayan.tokenizer import load_tokenizer
 
-PROTOCOL = Protocol("ceval", "harness", 1)
 CHANCE = 1 / len(LETTERS)
-MAX_SHOTS = 5  # C-Eval's dev split has five examples a subject
+MAX_SHOTS = 5  # the benchmarks have five worked examples a subject
+SUBMISSION_NAME = "submission.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalCeval(Stage):
-    """Accuracy on four-choice questions in C-Eval's form.
+class Choices(Stage):
+    """Options of an evaluation on four-choice questions; the verbs `eval ceval`, `eval cmmlu`, `eval mmlu` are it.
 
-    Protocol `harness`: the prompts of lm-eval's `ceval-valid` as plain text, for base and chat models alike; the answer
-    is the letter of the highest log-likelihood. Nothing is sampled: the same question gives the same answer.
+    Nothing is sampled: the same question gives the same answer.
     """
+
+    benchmark: ClassVar[Benchmark]
 
     model: InputPath
     """Model folder."""
     data: InputPath
-    """Folder of val/SUBJECT_val.csv and dev/SUBJECT_dev.csv, or of val.jsonl and dev.jsonl."""
+    """Folder or zip archive of the benchmark: its CSV files, or one jsonl file a split."""
     shots: int = MAX_SHOTS
     """Worked examples before each question, 0 to 5; those that do not fit into the context are dropped."""
     subjects: list[str] = field(default_factory=list)
     """Subjects to ask; all by default."""
+    protocol: Literal["harness", "cla2"] = "harness"
+    """Rules: lm-eval's prompts and log-likelihoods, or the prompts of Chinese-LLaMA-Alpaca-2 without its randomness."""
+    prompt: Literal["auto", "base", "chat"] = "auto"
+    """Prompts of cla2: for chat models if the model has a chat template, or as you say."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Numbers that the model computes in; the softmax is always float32."""
+    cot: bool = False
+    """Let a chat model reason (cla2, by llama.cpp in F16, greedily); the letter is taken from what it writes."""
+    max_tokens: int = 512
+    """Tokens of a reasoning at most."""
+
+    @property
+    def split_asked(self) -> str:
+        """Where the questions stand."""
+        return "test"
 
     def check(self) -> None:
         if not 0 <= self.shots <= MAX_SHOTS:
             raise UserError(f"{self.shots} shots", cure=f"give 0 to {MAX_SHOTS}")
-        context_of(self.model)
-        read_subjects(self.data, self.subjects, self.shots)
+        if self.protocol == "cla2" and not self.benchmark.has_cla2:
+            what = f"the protocol cla2 has no prompts for {self.benchmark.task}"
+            raise UserError(what, where="protocol", cure="leave it out")
+        if self.max_tokens < 1:
+            raise UserError(f"reasonings of {self.max_tokens} tokens", cure="give at least 1")
+        self.make_asker()
+        self.read()
 
     def run(self, work: Path) -> dict[str, object]:
-        subjects = read_subjects(self.data, self.subjects, self.shots)
-        tokenizer, context = load_tokenizer(self.model), context_of(self.model)
-        prompts = [
-            fit_prompt(subject, q, tokenizer, context) for subject in subjects for q in subject.questions
-        ]
-        if not any(prompt.fits for prompt in prompts):
-            raise UserError(f"no question fits into {context} positions", where=self.model, cure="stretch it")
-        items = answer(open_scorer(self.model), prompts)
-        settings: dict[str, object] = {"shots": self.shots, "context": context, "chance": CHANCE}
-        totals = summarise(items) | {"groups": by_group(subjects, items)}
-        by_subject = {s.key: summarise([item for item in items if item.subject == s.key]) for s in subjects}
-        write_results(
-            work, PROTOCOL, self.model, settings | totals | {"subjects": by_subject, "items": items}
+        subjects, asker, kept = self.read(), self.make_asker(), Kept(work)
+        with closing(self.open_model()) as model:
+            items, speed = answer_subjects(asker, subjects, kept, model)
+        if all(item.prediction is None for item in items):
+            what = f"no question fits into {asker.context} positions"
+            raise UserError(what, where=self.model, cure="stretch it")
+        totals = self.settings(asker) | summarise(items) | {"groups": by_group(subjects, items)}
+        totals |= left_out(self.benchmark, self.subjects, subjects, items)
+        full = (
+            {"questions_sha256": digest(subjects)}
+            | totals
+            | {"subjects": by_subject(subjects, items), "items": items}
         )
-        return settings | totals
+        write_results(work, asker.protocol, self.model, full)
+        if self.split_asked == "test" and self.benchmark is CEVAL:
+            text = json.dumps(submission(items), ensure_ascii=False, indent=1)
+            (work / SUBMISSION_NAME).write_text(text + "\n", encoding="utf-8")
+        kept.remove()
+        return {"protocol": asker.rules, "protocol_version": asker.protocol.version} | totals | speed
+
+    def tell(self, record: dict) -> None:
+        metrics = record["metrics"]
+        print(describe(record))
+        for group, part in metrics["groups"].items():
+            if part["accuracy"] is not None:
+                share = f"{percent(part['accuracy'])} ({span(part['interval'], percent)})"
+                print(f"  {group}: {share} of {part['asked']:,}")
+
+    def read(self) -> list[Subject]:
+        return read_subjects(self.benchmark, self.data, self.subjects, self.shots, self.split_asked)
+
+    def make_asker(self) -> Asker:
+        context, tokenizer = context_of(self.model), load_tokenizer(self.model)
+        style = style_of(self.protocol, self.prompt, tokenizer)
+        if not self.cot:
+            return Asker(self.benchmark, self.protocol, style, tokenizer, context)
+        if style != "chat":
+            cure = "name a chat model and pass --protocol cla2, or leave --cot out"
+            raise UserError("reasoning is for chat models with chat prompts", where="cot", cure=cure)
+        return Asker(self.benchmark, "cla2-cot", style, tokenizer, context, room=self.max_tokens)
+
+    def open_model(self) -> LetterScorer | Thinker:
+        return Thinker(self.model, self.max_tokens) if self.cot else LetterScorer(self.model, self.dtype)
+
+    def settings(self, asker: Asker) -> dict[str, object]:
+        return {
+            "prompt": asker.style,
+            "shots": self.shots,
+            "split": self.split_asked,
+            "dtype": "float16" if self.cot else self.dtype,
+            "context": asker.context,
+            "chance": CHANCE,
+        }
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """A question made ready: what stands before the letters, and the tokens of each letter."""
+@dataclass(frozen=True, kw_only=True)
+class EvalCeval(Choices):
+    """Accuracy on the four-choice questions of C-Eval, or on your own in its form.
 
-    question: Question
-    context_ids: list[int]
-    letter_ids: list[list[int]]
-    shots: int
-    dropped: int
-    fits: bool
+    The test split has no answers: OUT/submission.json is then what its site wants. Nothing is sampled.
+    """
 
+    benchmark: ClassVar[Benchmark] = CEVAL
 
-@dataclass(frozen=True)
-class Item:
-    """A question answered; `prediction` is None, and nothing is counted, where it is longer than the context."""
+    split: Literal["val", "test"] = "val"
+    """Questions with answers (val), or those of the test, whose answers nobody is told."""
 
-    subject: str
-    number: int
-    answer: str
-    prediction: str | None
-    scores: dict[str, float]
-    shots: int
-    examples_dropped: int
+    @property
+    def split_asked(self) -> str:
+        return self.split
 
 
-def header(name: str) -> str:
-    return f"以下是中国关于{name}的单项选择题，请选出其中的正确答案。\n\n"
+@dataclass(frozen=True, kw_only=True)
+class EvalCmmlu(Choices):
+    """Accuracy on the four-choice questions of CMMLU, over 67 subjects in Chinese. Nothing is sampled."""
+
+    benchmark: ClassVar[Benchmark] = CMMLU
 
 
-def block(question: Question) -> str:
-    """The question with its options, up to where the letter stands (a space before it)."""
-    options = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, question.options, strict=True))
-    return f"{question.question.strip()}\n{options}\n答案："
+@dataclass(frozen=True, kw_only=True)
+class EvalMmlu(Choices):
+    """Accuracy on the four-choice questions of MMLU, over 57 subjects in English. Nothing is sampled."""
+
+    benchmark: ClassVar[Benchmark] = MMLU
 
 
-def fit_prompt(subject: Subject, question: Question, tokenizer: Tokenizer, context: int) -> Prompt:
-    """The longest prompt that fits: examples go from the far end, the one that stands first before all others."""
-    for dropped in range(len(subject.examples) + 1):
-        kept = subject.examples[dropped:]
-        worked = "".join(f"{block(example)} {example.answer}\n\n" for example in kept)
-        text = header(subject.name) + worked + block(question)
-        before, letters = split_ids(tokenizer, text)
-        fits = len(before) + max(map(len, letters)) - 1 <= context
-        if fits:
-            break
-    return Prompt(question, before, letters, len(kept), dropped, fits)
-
-
-def split_ids(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[list[int]]]:
-    """Tokens of `text` and of each letter behind it, cut where the five encodings part (a token may join both)."""
-    bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    alone, *whole = tokenizer.encode_batch([text, *(f"{text} {letter}" for letter in LETTERS)])
-    shared = 0
-    for column in zip(alone, *(ids[:-1] for ids in whole), strict=False):
-        if len(set(column)) > 1:
-            break
-        shared += 1
-    return bos + alone[:shared], [ids[shared:] for ids in whole]
-
-
-def answer(scorer: Scorer, prompts: list[Prompt]) -> list[Item]:
-    """Ask what fits; equal scores go to the first letter."""
-    asked = [prompt for prompt in prompts if prompt.fits]
-    rows = sum(len({tuple(ids[:-1]) for ids in prompt.letter_ids}) for prompt in asked)
-    with Progress("eval ceval", total=rows, unit="prompts") as bar:
-        scores = score_choices(
-            scorer.body,
-            scorer.head,
-            [prompt.context_ids for prompt in asked],
-            [prompt.letter_ids for prompt in asked],
-            on_scored=bar.advance,
-        )
-    scorer.refuse_nonsense(score for row in scores for score in row)
-    found = {
-        id(prompt): dict(zip(LETTERS, row, strict=True)) for prompt, row in zip(asked, scores, strict=True)
+def answer_subjects(
+    asker: Asker, subjects: list[Subject], kept: Kept, model: LetterScorer | Thinker
+) -> tuple[list[Item], dict[str, object]]:
+    """Ask all that an earlier run has not finished -> items in order, and how fast (opening the model left out)."""
+    total = sum(len(subject.questions) for subject in subjects)
+    before = sum(map(len, kept.items.values()))
+    begun = time.monotonic()
+    with Progress(f"eval {asker.benchmark.task}", total=total, unit="questions") as bar:
+        bar.resume(before)
+        for subject in subjects:
+            if subject.key not in kept.items:
+                bar.note(subject.key)
+                kept.put(subject.key, model.answer(asker.ready(subject), bar))
+    seconds = max(time.monotonic() - begun - model.opening_seconds, 1e-9)
+    speed: dict[str, object] = {
+        "answer_seconds": round(seconds, 3),
+        "questions_per_second": round((total - before) / seconds, 1),
     }
-    items = []
-    for prompt in prompts:
-        own, question = found.get(id(prompt), {}), prompt.question
-        best = max(LETTERS, key=own.__getitem__) if own else None
-        items.append(
-            Item(question.subject, question.number, question.answer, best, own, prompt.shots, prompt.dropped)
-        )
-    return items
+    return [item for subject in subjects for item in kept.items[subject.key]], speed
 
 
-def summarise(items: list[Item]) -> dict[str, object]:
-    """Accuracy over the questions that were asked, with Wilson's 95 % interval, and what was left out."""
-    asked = [item for item in items if item.prediction is not None]
-    right = sum(item.prediction == item.answer for item in asked)
-    return {
-        "questions": len(items),
-        "asked": len(asked),
-        "too_long": len(items) - len(asked),
-        "examples_dropped": sum(item.examples_dropped for item in asked),
-        "right": right,
-        "accuracy": right / len(asked) if asked else None,
-        "interval": wilson(right, len(asked)),
-    }
-
-
-def by_group(subjects: list[Subject], items: list[Item]) -> dict[str, dict[str, object]]:
-    group_of = {subject.key: subject.group for subject in subjects}
-    groups = Counter(group_of.values())
-    return {g: summarise([item for item in items if group_of[item.subject] == g]) for g in sorted(groups)}
+def left_out(
+    benchmark: Benchmark, wanted: list[str], subjects: list[Subject], items: list[Item]
+) -> dict[str, object]:
+    """Names of what the figures do not cover: subjects that the data lacks, questions that do not fit; said at once."""
+    keys = {subject.key for subject in subjects}
+    official = not wanted and not keys.isdisjoint(benchmark.names)
+    missing = sorted(set(benchmark.names) - keys) if official else []
+    too_long = [f"{item.subject} {item.number}" for item in items if item.prediction is None]
+    for names, what in (
+        (missing, "missing subjects"),
+        (too_long, "questions longer than the context, not asked"),
+    ):
+        if names:
+            print(f"eval {benchmark.task}: {len(names)} {what}: {', '.join(names)}", file=sys.stderr)
+    return {"missing_subjects": missing, "too_long_questions": too_long}

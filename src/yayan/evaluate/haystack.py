@@ -9,7 +9,7 @@ from pathlib import Path
 
 from yayan.corpus.read import documents
 from yayan.errors import UserError
-from yayan.evaluate.prompts import PromptMaker
+from yayan.evaluate.long_prompts import PromptMaker
 
 CHARACTERS_PER_TOKEN = 20  # more than any tokenizer's mean: what is read of a corpus suffices
 DIGITS = 5

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from yayan.engine.llamacpp import open_model
 from yayan.errors import UserError
-from yayan.evaluate.answers import Answer, Asked, Journal, Question, answer_all, look_at, refuse_less_than_one
 from yayan.evaluate.cuts import show
+from yayan.evaluate.greedy import Answer, Asked, Journal, Question, answer_all, look_at, refuse_less_than_one
 from yayan.evaluate.intervals import bootstrap_ratio
+from yayan.evaluate.long_prompts import LEAST_KEPT, PromptMaker
 from yayan.evaluate.long_sections import longbench_tables
 from yayan.evaluate.longbench_items import Item, find_tasks, read_items
 from yayan.evaluate.longbench_metrics import LIBRARIES, METRICS, library
 from yayan.evaluate.longbench_tasks import COLUMNS, LANGUAGES, TASKS, Task
-from yayan.evaluate.prompts import LEAST_KEPT, PromptMaker
 from yayan.evaluate.results import Protocol, write_results
 from yayan.progress import Progress
 from yayan.stage import InputPath, Stage

@@ -9,12 +9,12 @@ from typing import Literal
 
 from yayan.engine.llamacpp import open_model
 from yayan.errors import UserError
-from yayan.evaluate.answers import Answer, Journal, Question, answer_all, look_at, refuse_less_than_one
 from yayan.evaluate.cuts import show
+from yayan.evaluate.greedy import Answer, Journal, Question, answer_all, look_at, refuse_less_than_one
 from yayan.evaluate.haystack import FACTS, Fact, Haystack, make_fact, read_haystack
 from yayan.evaluate.intervals import wilson
+from yayan.evaluate.long_prompts import PromptMaker
 from yayan.evaluate.long_sections import needle_picture, needle_table
-from yayan.evaluate.prompts import PromptMaker
 from yayan.evaluate.results import Protocol, write_results
 from yayan.pictures import standalone
 from yayan.progress import Progress

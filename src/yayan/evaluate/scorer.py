@@ -5,6 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from transformers import PreTrainedModel
+
 from yayan.errors import UserError, WorkError
 from yayan.model.load import load_model, read_config
 from yayan.model.score import Body, Head, body_and_head
@@ -13,9 +16,10 @@ from yayan.tokenizer import Tokenizer, load_tokenizer
 
 @dataclass(frozen=True)
 class Scorer:
-    """Ready to score in float32; `context` is the number of positions of one row."""
+    """Ready to score; `context` is the number of positions of one row."""
 
     tokenizer: Tokenizer
+    network: PreTrainedModel
     body: Body
     head: Head
     context: int
@@ -36,16 +40,22 @@ def context_of(model: Path, asked: int | None = None) -> int:
     return asked or own
 
 
-def open_scorer(model: Path, context: int | None = None) -> Scorer:
-    """Open a model folder, dropout off."""
+def open_scorer(
+    model: Path,
+    context: int | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
+) -> Scorer:
+    """Open a model folder on a device (the CPU), dropout off."""
     tokenizer = load_tokenizer(model)
-    network = load_model(model).eval()
+    network = load_model(model, dtype, device=device).eval()
     rows = network.get_input_embeddings().num_embeddings
     if tokenizer.size > rows:
         what = f"the tokenizer has {tokenizer.size} tokens, the model only {rows} rows"
         raise UserError(what, where=model, cure="grow the model, or take its own tokenizer")
     body, head = body_and_head(network)
-    return Scorer(tokenizer, body, head, context_of(model, context), model)
+    return Scorer(tokenizer, network, body, head, context_of(model, context), model)
 
 
 def first_token(tokenizer: Tokenizer) -> int:

@@ -8,7 +8,7 @@ from yayan.cli import VERBS
 from yayan.evaluate import cuts
 from yayan.evaluate.page import Card, Picture, Section, Table, Talk
 from yayan.evaluate.steps import Step, measured_texts
-from yayan.evaluate.words import counted, describe, gguf_type, megabytes, percent, span, two
+from yayan.evaluate.words import CHOICES, counted, describe, gguf_type, megabytes, percent, span, two
 from yayan.pictures import draw_bars, draw_training
 from yayan.progress import format_seconds
 
@@ -30,7 +30,7 @@ def cards(steps: list[Step]) -> list[Card]:
             meaning += f", {first:.2f} before ({changed(last / first)})"
         found.append(Card(two(last), meaning))
     for step in steps:
-        if step.stage == "eval ceval":
+        if step.stage in CHOICES and step.metrics["accuracy"] is not None:
             found.append(
                 Card(
                     percent(step.metrics["accuracy"]),
@@ -149,28 +149,24 @@ def training(steps: list[Step]) -> Section | None:
 
 
 def choices(steps: list[Step]) -> Section | None:
-    """Accuracy of each model over all questions and over the groups, beside what guessing gives."""
-    rows = []
+    """Accuracy of each model over all questions and over the groups, beside what guessing gives; models in pairs."""
+    rows, points = [], []
     for step in steps:
-        if step.stage == "eval ceval":
+        if step.stage in CHOICES:
             m = step.metrics
+            rules = f"{m['protocol']} {m['protocol_version']}, {m['prompt']}, {m['shots']}-shot, {m['split']}"
             for group, part in {"all": m, **m["groups"]}.items():
                 share = "–" if part["accuracy"] is None else percent(part["accuracy"])
                 counts = [f"{part[name]:,}" for name in ("asked", "too_long", "examples_dropped")]
-                rows.append(
-                    [step.name, group, share, span(part["interval"], percent), percent(m["chance"]), *counts]
-                )
-    columns = [
-        "step",
-        "group",
-        "accuracy",
-        "95 % interval",
-        "chance",
-        "asked",
-        "too long",
-        "examples dropped",
-    ]
-    return Section("Multiple choice", table=Table(columns, rows, list(range(2, 8)))) if rows else None
+                interval = span(part["interval"], percent)
+                rows.append([step.name, rules, group, share, interval, percent(m["chance"]), *counts])
+        elif step.stage == "eval compare":
+            points.append(f"{step.name}: {describe(step.record)}.")
+    if not rows and not points:
+        return None
+    columns = ["step", "protocol", "group", "accuracy", "95 % interval", "chance", "asked", "too long"]
+    table = Table([*columns, "examples dropped"], rows, list(range(3, 9)))
+    return Section("Multiple choice", table=table if rows else None, points=points)
 
 
 def quantisation(steps: list[Step]) -> Section | None:
@@ -222,9 +218,9 @@ def limits(steps: list[Step]) -> Section:
                 f"Of {measured.label}, only {counted(row['documents'], 'document')} at its beginning were measured."
             )
     for step in steps:
-        if step.stage == "eval ceval":
+        if step.stage in CHOICES:
             m = step.metrics
-            low, high = m["interval"]
+            low, high = m["interval"] or (1.0, 0.0)
             if low <= m["chance"] <= high:
                 points.append(
                     f"{step.name}: the interval holds chance, so this model may as well be guessing."
@@ -233,6 +229,8 @@ def limits(steps: list[Step]) -> Section:
                 points.append(
                     f"{step.name}: {counted(m['too_long'], 'question')} did not fit and are not counted."
                 )
+            if m["missing_subjects"]:
+                points.append(f"{step.name} lacks {counted(len(m['missing_subjects']), 'subject')}.")
     if any(step.stage == "gguf" for step in steps):
         points.append("Bits per byte were measured before quantisation, not of the GGUF files.")
     points.append(

@@ -9,6 +9,7 @@ from yayan import lineage
 from yayan.errors import UserError
 from yayan.evaluate.intervals import bootstrap_ratio
 from yayan.evaluate.results import RESULTS_NAME
+from yayan.evaluate.words import CHOICES
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def read_steps(folders: list[Path]) -> list[Step]:
         if record is None:
             cure = "name folders that yayan has finished"
             raise UserError(f"this folder has no {lineage.RECORD_NAME}", where=folder, cure=cure)
-        evaluated = record["stage"] in ("eval bits", "eval ceval", "eval samples")
+        evaluated = record["stage"] in ("eval bits", *CHOICES, "eval samples")
         if evaluated and not (folder / RESULTS_NAME).is_file():
             raise UserError(f"this folder has no {RESULTS_NAME}", where=folder, cure="make it again")
         steps.append(Step(folder, record))

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 Metrics = dict
+CHOICES = ("eval ceval", "eval cmmlu", "eval mmlu")
 
 
 def megabytes(size: float) -> str:
@@ -104,9 +105,31 @@ def bits(m: Metrics) -> str:
     )
 
 
-def ceval(m: Metrics) -> str:
+def choices(m: Metrics) -> str:
+    """Accuracy on four-choice questions; of a test split whose answers are not told, only that it was answered."""
+    rules = f"{m['protocol']}, {m['prompt']} prompts, {m['shots']}-shot"
+    missing = f", {counted(len(m['missing_subjects']), 'subject')} missing" if m["missing_subjects"] else ""
+    missing += f", {m['not_extracted']} without a letter" if m["not_extracted"] else ""
+    if m["accuracy"] is None:
+        return (
+            f"{counted(m['asked'], 'question')} answered, the right answers are not told ({rules}){missing}"
+        )
     share = f"{m['right']} of {m['asked']} right, {percent(m['accuracy'])} ({span(m['interval'], percent)})"
-    return f"{share}, chance is {percent(m['chance'])}"
+    return f"{share}, chance is {percent(m['chance'])} ({rules}){missing}"
+
+
+def compare(m: Metrics) -> str:
+    rules = f"{m['compared']['task']}, {m['compared']['protocol']}, {counted(m['asked'], 'question')}"
+    if not m["asked"]:
+        return f"no question was asked of both ({rules})"
+    before, after = percent(m["accuracy_before"]), percent(m["accuracy_after"])
+    change = f"{points(m['difference'])} ({span(m['interval'], points)})"
+    return f"{before} → {after}, {change}, p {m['p_value']:.3f} ({rules})"
+
+
+def points(share: float) -> str:
+    """`+1.5 points` for 0.015."""
+    return f"{share * 100:+.1f} points".replace("-", "−")
 
 
 def longbench(m: Metrics) -> str:
@@ -142,9 +165,10 @@ CLAUSES: dict[str, Callable[[Metrics], str]] = {
     "gguf": gguf,
     "eval tokens": tokens,
     "eval bits": bits,
-    "eval ceval": ceval,
     "eval longbench": longbench,
     "eval needle": needle,
+    **dict.fromkeys(CHOICES, choices),
+    "eval compare": compare,
     "eval samples": samples,
     "eval report": report,
 }

@@ -1,4 +1,4 @@
-"""Exact log-likelihoods: how many nats a causal language model needs for a text, and for each answer of a question.
+"""Exact log-likelihoods: how many nats a causal language model needs for a text.
 
 Shapes: B rows of a batch, T positions, D width of the hidden state, N scored positions, V rows of the output head.
 Everything takes a `body` (token ids -> hidden states after the last norm) and a `head` (hidden states -> logits): the
@@ -8,7 +8,7 @@ are never held at once: the head sees at most `HEAD_ROWS` positions.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ class Window:
     sequence: int
     ids: list[int]
     first: int
-    targets: list[int] = field(default_factory=list)  # what does follow, where it is one thing
+    targets: list[int]  # what does follow
 
     @property
     def count(self) -> int:
@@ -96,40 +96,6 @@ def score_sequences(
         if on_scored:
             on_scored(len(targets_N))
     return nats
-
-
-@torch.no_grad()
-def score_choices(
-    body: Body,
-    head: Head,
-    contexts: Sequence[list[int]],
-    choices: Sequence[Sequence[list[int]]],
-    *,
-    batch_tokens: int = 4096,
-    on_scored: Callable[[int], None] | None = None,
-) -> list[list[float]]:
-    """Log-likelihood (nats, at most 0) of each choice after its context: `choices[i][j]` after `contexts[i]`.
-
-    Choices of one token share one row; a choice of several tokens needs a row for each different beginning.
-    `on_scored` is told the number of rows done in each batch.
-    """
-    scores = [[0.0] * len(options) for options in choices]
-    windows = []
-    for i, (context, options) in enumerate(zip(contexts, choices, strict=True)):
-        for opening in sorted({tuple(option[:-1]) for option in options}):
-            windows.append(Window(i, [*context, *opening], len(context) - 1))
-    for batch in _batches(windows, batch_tokens):
-        h_ND = _hidden(body, batch)
-        for window, own_ND in zip(batch, h_ND.split([window.count for window in batch]), strict=True):
-            logprobs_NV = head(own_ND).float().log_softmax(-1)
-            opening_ids = window.ids[window.first + 1 :]
-            for j, option in enumerate(choices[window.sequence]):
-                if option[:-1] == opening_ids:
-                    ids_N1 = torch.tensor(option, device=logprobs_NV.device)[:, None]
-                    scores[window.sequence][j] = logprobs_NV.gather(1, ids_N1).double().sum().item()
-        if on_scored:
-            on_scored(len(batch))
-    return scores
 
 
 def _batches(windows: list[Window], batch_tokens: int) -> Iterator[list[Window]]:

@@ -13,7 +13,7 @@ import pytest
 from tests.sentencepiece_model import make_chat_model
 from yayan.engine.llamacpp import LlamaCpp, open_model
 from yayan.errors import WorkError
-from yayan.evaluate.answers import JOURNAL_NAME, Answer, Journal, Question, answer_all, ask, look_at
+from yayan.evaluate.greedy import JOURNAL_NAME, Answer, Journal, Question, answer_all, ask, look_at
 from yayan.lineage import sha256_of
 from yayan.progress import Progress
 from yayan.weights.gguf_file import write_gguf
