@@ -170,6 +170,8 @@ def test_shorter_limits_elsewhere_are_raised(model: Path, tmp_path: Path) -> Non
     assert AutoTokenizer.from_pretrained(out).model_max_length == NEW
     ids = AutoTokenizer.from_pretrained(out)(TEXT * 9, truncation=True)["input_ids"]
     assert len(ids) > TRAINED
+    (copy / "generation_config.json").write_text(json.dumps({"max_length": None}))
+    assert read_json(stretch(copy, tmp_path / "none") / "generation_config.json") == {"max_length": None}
 
 
 def test_a_stretched_model_is_trained_merged_and_written_with_its_settings(

@@ -28,16 +28,17 @@ LIMITS = {  # lengths that tools read elsewhere and would cut a text at
     "tokenizer_config.json": "model_max_length",
     GENERATION_FILE: "max_length",
 }
+READY = "it reads beyond the old length without training, short texts hardly worse; a short training makes it better"
 EXPECT: Mapping[Method, str] = {
-    "pi": "every text is squeezed, short ones as well: train it at the new length before use",
-    "ntk": "it reads up to about the new length without training, short texts a little worse; training mends both",
-    "yarn": "it reads up to about the new length without training, short texts a little worse; training mends both",
-    "llama3": "slow frequencies alone are squeezed: train it at the new length before use",
-    "dynamic": "texts up to the old length are read as before; beyond it cached answers differ from a full pass",
+    "pi": "every text is squeezed, short ones suffer as well: train it at the new length before use",
+    "ntk": READY,
+    "yarn": READY,
+    "llama3": READY,
+    "dynamic": "up to the old length nothing changes; beyond it, answers from a cache differ from a full pass",
 }
-ENGINES: Mapping[Method, str] = {
-    "pi": "transformers, llama.cpp, vLLM (which reckons a longer limit: give it --max-model-len {to})",
-    "ntk": "transformers, llama.cpp, vLLM",
+ENGINES: Mapping[str, str] = {  # by the type that they read
+    "linear": "transformers, llama.cpp, vLLM (which reckons a longer limit: give it --max-model-len {to})",
+    "default": "transformers, llama.cpp, vLLM",
     "yarn": "transformers, llama.cpp, vLLM",
     "llama3": "transformers, vLLM, llama.cpp (of the types llama and mistral)",
     "dynamic": "transformers; vLLM, which fixes it for {to} positions; not llama.cpp",
@@ -92,7 +93,7 @@ class Stretch(Stage):
         settings = ", ".join(f"{name} {value}" for name, value in metrics["rope"].items())
         print(f"{metrics['positions_before']:,} → {metrics['positions']:,} positions: {settings}")
         print(f"expect: {EXPECT[self.method]}")
-        print(f"read by {ENGINES[self.method].format(to=self.to)}")
+        print(f"read by {ENGINES[metrics['rope']['rope_type']].format(to=self.to)}")
         print(f"a cache of all positions takes {metrics['cache_bytes'] / 1e9:.2f} GB in 16 bits")
 
 
@@ -110,7 +111,8 @@ def raise_limits(folder: Path, positions: int) -> None:
     for name, key in LIMITS.items():
         path = folder / name
         settings = read_json(path) if path.is_file() else {}
-        if settings.get(key, positions) < positions:
+        limit = settings.get(key)
+        if isinstance(limit, int) and limit < positions:
             write_json(path, settings | {key: positions})
 
 
