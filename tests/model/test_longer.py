@@ -97,8 +97,11 @@ def test_a_model_goes_on_by_its_own_method() -> None:
 
 
 def test_a_sliding_window_needs_no_stretch() -> None:
-    windowed = CONFIG | {"model_type": "mistral", "sliding_window": 16}
-    assert choose_stretch(windowed, 500).rope["rope_theta"] == 1e4
+    for window in (16, 64):
+        windowed = CONFIG | {"model_type": "mistral", "sliding_window": window}
+        assert choose_stretch(windowed, 500).rope["rope_theta"] == 1e4
+    for unused in ({"sliding_window": None}, {"sliding_window": 16, "use_sliding_window": False}):
+        assert choose_stretch(CONFIG | unused, 500).rope["rope_theta"] > 1e4
 
 
 def test_beyond_the_last_step_is_one_sentence() -> None:
@@ -199,6 +202,7 @@ def test_no_stretch_is_refused(to: int) -> None:
     ("changes", "sentence"),
     [
         ({"sliding_window": 32}, "sees only 32 positions back"),
+        ({"sliding_window": 64}, "sees only 64 positions back"),
         ({"head_dim": 2}, "one frequency"),
         ({"rope_scaling": {"type": "longrope"}}, "longrope is not supported"),
     ],

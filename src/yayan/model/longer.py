@@ -8,13 +8,13 @@ that follow the length, as dynamic NTK's do, turn later keys otherwise than the 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import torch
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any, Literal
 
 from yayan.errors import UserError
 from yayan.model.rope import Rope, adaptive_alpha, dynamic_alpha, frequencies, head_width, ntk_theta, rope_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Method = Literal["pi", "ntk", "dynamic", "yarn", "llama3"]
 Config = Mapping[str, Any]
@@ -25,10 +25,8 @@ TYPES: Mapping[Method, str] = {
     "yarn": "yarn",
     "llama3": "llama3",
 }
-LLAMA3_TURNS = {
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-}  # within the trained length, as Llama 3.1 has them
+# Within the trained length, as Llama 3.1 has them
+LLAMA3_TURNS = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
 STEPS = (1, 2, 4, 8)  # times the trained length; nothing was ever seen to work beyond without training
 
 
@@ -65,7 +63,7 @@ def refuse_no_stretch(config: Config, to: int, positions: int) -> None:
         what = f"{to} positions are no stretch, the model has {positions}"
         raise UserError(what, where="to", cure=f"give more than {positions}")
     window = window_of(config)
-    if window:
+    if window and window < to:
         what = f"the model sees only {window} positions back, which stretching does not change"
         raise UserError(what, where="sliding_window", cure="take a model without a sliding window")
     if head_width(config) < 4:
@@ -75,9 +73,8 @@ def refuse_no_stretch(config: Config, to: int, positions: int) -> None:
 
 
 def window_of(config: Config) -> int | None:
-    """The sliding window of a model that has one narrower than its positions."""
-    window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
-    return window if window and window < positions_of(config) else None
+    """How far back each position sees, itself among them; None where it sees all."""
+    return config.get("sliding_window") if config.get("use_sliding_window", True) else None
 
 
 def refuse_mixture(kind: str, method: Method) -> None:
@@ -124,7 +121,8 @@ def choose_stretch(config: Config, tokens: int) -> Step:
         what = f"{tokens} tokens are more than {most}, {STEPS[-1]} times what the model was trained for"
         raise UserError(what, where="context", cure=f"ask for at most {most}, prompt and answer together")
     rope, positions = rope_of(config), times * trained
-    if times == 1 or window_of(config):  # which sees no further than it was trained to
+    seen = min(window_of(config) or positions, positions)
+    if seen <= trained:  # it never looks further back than in training
         return Step(times, positions, plain_within(rope))
     if rope["rope_type"] in ("yarn", "llama3"):
         return Step(times, positions, rope | {"factor": rope["factor"] * times})
@@ -142,7 +140,7 @@ def plain_within(rope: Rope) -> Rope:
     return {"rope_type": "default", "rope_theta": rope["rope_theta"]}
 
 
-def apply_rope(network: PreTrainedModel, rope: Rope) -> None:
+def apply_rope(network: "PreTrainedModel", rope: Rope) -> None:
     """Let a loaded model turn its heads by other settings from now on; keys that were cached before are worth nothing.
 
     Raises ValueError for dynamic NTK, which has no frequencies of its own: `choose_stretch` fixes them.
@@ -157,11 +155,11 @@ def apply_rope(network: PreTrainedModel, rope: Rope) -> None:
 
 
 @contextmanager
-def rope_applied(network: PreTrainedModel, rope: Rope) -> Iterator[None]:
+def rope_applied(network: "PreTrainedModel", rope: Rope) -> Iterator[None]:
     """Other settings inside the block, the model's own again behind it."""
     rotary = network.get_decoder().rotary_emb
     before = {name: getattr(rotary, name) for name in ("rope_type", "attention_scaling")}
-    freqs_K: torch.Tensor = rotary.inv_freq.clone()
+    freqs_K = rotary.inv_freq.clone()
     apply_rope(network, rope)
     try:
         yield

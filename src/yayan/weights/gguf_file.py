@@ -113,14 +113,15 @@ def plan_file(model: Path, file_type: FileType, *, weighted: bool = False) -> Pl
     if config.get("hidden_act", "silu") != "silu":
         what = f"a model of type {family} with {config['hidden_act']} cannot be written as GGUF"
         raise UserError(what, where=model / "config.json", cure="those with silu can")
-    if window := window_of(config):
+    window = window_of(config)
+    if window and window < config["max_position_embeddings"]:
         what = f"llama.cpp computes a model of type {family} without its sliding window of {window}"
         cure = f"set max_position_embeddings to {window}, or sliding_window to null, in a copy"
         raise UserError(what, where=model / "config.json", cure=cure)
     if "rms_norm_eps" not in config:
         what = "the configuration has no rms_norm_eps"
         raise UserError(what, where=model / "config.json", cure="fetch or make the folder again")
-    refuse_rope(config)
+    refuse_rope(config, model / "config.json")
     source = open_tensors(model)
     if source.pickled:
         what = "the weights are older .bin files, which only merge and grow read"
@@ -206,15 +207,15 @@ def heads_of(config: dict[str, Any]) -> dict[str, int]:
     return {"attn_q": heads, "attn_k": config.get("num_key_value_heads") or heads}
 
 
-def refuse_rope(config: dict[str, Any]) -> None:
+def refuse_rope(config: dict[str, Any], where: Path) -> None:
     """UserError for settings of RoPE that llama.cpp would compute otherwise than `transformers`."""
     kind, family = rope_of(config)["rope_type"], config["model_type"]
     if kind == "dynamic":
         cure = "stretch the model that it was made from with --method ntk"
-        raise UserError("llama.cpp knows no RoPE that follows the length", where="dynamic", cure=cure)
+        raise UserError("llama.cpp knows no RoPE that follows the length", where=where, cure=cure)
     if kind == "llama3" and ARCHITECTURES[family] not in PAIRED:
         what = f"llama.cpp reads no frequencies of Llama 3's kind in a model of type {family}"
-        raise UserError(what, where="llama3", cure="stretch it with --method yarn, ntk or pi")
+        raise UserError(what, where=where, cure="stretch it with --method yarn, ntk or pi")
 
 
 def rope_factors(config: dict[str, Any]) -> np.ndarray | None:
