@@ -8,8 +8,9 @@ Command   python benchmarks/length.py --out OUT [--lengths 4096 8192 16384 --att
 
 One sequence a batch, with activation checkpointing, LoRA of rank 64 and all rows of both ends, random weights. Half of
 the sequences are one document, the others hold several, so that both sides attend inside documents. The time is that
-of the second step, the memory the peak of the process. `predicted`: what `yayan check` says. Where we expect to lose:
-time, for attention inside a long document takes what it takes, its length squared.
+of the second step. The memory is the peak of the process, with the freed blocks that its allocator keeps; glibc gives
+them back with MALLOC_MMAP_THRESHOLD_=1000000 MALLOC_TRIM_THRESHOLD_=1000000 in the environment. `predicted`: what
+`yayan check` says. Where we expect to lose: time, for attention inside a long document takes its length squared.
 """
 
 import argparse
