@@ -75,12 +75,20 @@ class Stretch(Stage):
     def run(self, work: Path) -> dict[str, object]:
         before, config = read_config(self.model), self.config()
         write_json(work / "config.json", config)
-        for file in self.model.glob("model*.safetensors*"):
-            link_or_copy(file, work / file.name)
+        weights = [work / file.name for file in sorted(self.model.glob("model*.safetensors*"))]
+        for path in weights:
+            link_or_copy(self.model / path.name, path)
         copy_files(self.model, work, (GENERATION_FILE, *TOKENIZER_FILES))
         raise_limits(work, self.to)
         facts = totals(open_tensors(work).specs) | inherited(self.model)
-        write_card(work, self.out.name, self.model, {"model": self.model}, facts)
+        write_card(
+            work,
+            self.out.name,
+            self.model,
+            {"model": self.model},
+            facts,
+            [path for path in weights if path.suffix == ".safetensors"],
+        )
         return facts | {
             "positions_before": positions_of(before),
             "positions": self.to,
