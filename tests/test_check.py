@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.conftest import SHARED, needs_shared
@@ -67,6 +69,35 @@ def test_the_reference_road_of_7b_has_the_reference_counts(tmp_path: Path) -> No
     assert cost.trained_parameters == 159_907_840 + 2 * 55_296 * 4096
     assert forecasts["grow"].disk_bytes == pytest.approx(2 * 6.929e9, rel=0.001)
     assert 20e9 < cost.memory_bytes < 48e9
+
+
+@needs_shared
+def test_the_reference_road_of_7b_to_16k_is_checked(tmp_path: Path) -> None:
+    """PI of factor 4: the settings go down the road to the chat model."""
+    base = tmp_path / "chinese-llama-2-7b"
+    base.mkdir()
+    save_file(
+        {"model.norm.weight": torch.ones(4096)}, base / "model.safetensors"
+    )  # a header is all that is looked at
+    (base / "config.json").write_text(json.dumps(LLAMA_2_7B))
+    for name in ("tokenizer.model", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(SHARED / "base" / "en-base-21m" / name, base / name)
+    text = SHARED / "data" / "zh-novels-classical" / "heldout.jsonl.xz"
+    chats = SHARED / "data" / "sft-zh-alpaca" / "heldout.jsonl.xz"
+    changes = [f"base={base}", f"long=[{text}]", f"short=[{text}]", f"chats=[{chats}]"]
+    stages = stages_of(
+        read_recipe(RECIPES / "llama-2-7b-16k.yaml", [*changes, f"heldout={{long: {text}, short: {text}}}"])
+    )
+    check_what_exists(stages)
+    forecasts = forecast_road(stages)
+    config = forecasts["merge-chat"].config
+    assert config is not None
+    assert config["max_position_embeddings"] == 16_384
+    assert config["rope_parameters"] == {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0}
+    cost = forecasts["pretrain"].cost
+    assert cost is not None
+    assert 20e9 < cost.memory_bytes < 80e9
+    assert forecasts["stretch"].disk_bytes == pytest.approx(2 * 6.738e9, rel=0.001)
 
 
 def test_the_quickstart_is_checked_without_running_it(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from yayan.hubs import is_hub_name
 from yayan.inputs import STANDARD_INPUT, is_there, real_path, sample_path
 from yayan.machine import memory_bytes
 from yayan.model.folder import read_config
+from yayan.model.longer import stretched
 from yayan.model.size import BYTES, TrainingCost, size_of
 from yayan.progress import format_seconds
 from yayan.recipe import find_recipe, read_recipe, stages_of
@@ -37,6 +38,7 @@ from yayan.vocab.learn import Vocab
 from yayan.weights.gguf import Gguf
 from yayan.weights.gguf_file import weights_bytes
 from yayan.weights.merge import Merge
+from yayan.weights.stretch import Stretch
 
 COMPRESSION = 3.5  # bytes of text in a byte of xz or gz, as the corpora here have
 BYTES_PER_TOKEN = 4.0
@@ -138,6 +140,10 @@ def forecast(stage: Stage, made: Mapping[Path, Forecast], ranks: int) -> Forecas
         case Merge():
             before = model_of(stage.base, made)
             return model_forecast(before.config or {}, before.old_rows)
+        case Stretch():
+            before = model_of(stage.model, made)
+            config = stretched(before.config or {}, stage.to, stage.method, stage.alpha)
+            return model_forecast(config, before.old_rows)
         case Gguf():
             config = model_of(stage.model, made).config or {}
             return Forecast(disk_bytes=sum(weights_bytes(config, kind) for kind in stage.type))

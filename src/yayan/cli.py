@@ -23,6 +23,7 @@ VERBS = {
     "pretrain": ("yayan.train.pretrain:Pretrain", "Train on documents: an adapter, or the whole model."),
     "sft": ("yayan.train.sft:Sft", "Tune on chats, with loss on the assistant's tokens only."),
     "merge": ("yayan.weights.merge:Merge", "Merge adapters into their base, tensor by tensor."),
+    "stretch": ("yayan.weights.stretch:Stretch", "Give a model more positions, without training."),
     "gguf": ("yayan.weights.gguf:Gguf", "Write GGUF files for llama.cpp, quantised or not."),
     "chat": ("yayan.serve.terminal:Chat", "Talk to a model in the terminal."),
     "serve": ("yayan.serve.server:Serve", "Serve a model to OpenAI clients."),

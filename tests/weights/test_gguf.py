@@ -275,9 +275,13 @@ BREAKS = {
         lambda folder: (folder / "config.json").write_text('{"model_type": "llama"}'),
         "vocab_size is missing",
     ),
-    "RoPE of Llama 3": (
+    "RoPE without its keys": (
         lambda folder: set_config(folder, rope_parameters={"rope_type": "llama3", "low_freq_factor": 1.0}),
-        "RoPE of type llama3 with low_freq_factor",
+        "RoPE of type llama3 without factor",
+    ),
+    "RoPE of another kind": (
+        lambda folder: set_config(folder, rope_parameters={"rope_type": "longrope"}),
+        "RoPE of type longrope is not supported",
     ),
     "byte-level tokenizer": (lambda folder: (folder / "tokenizer.model").unlink(), "no tokenizer.model"),
     "two tokenizers": (swap_tokens, "disagree about token"),

@@ -80,6 +80,13 @@ def merge(m: Metrics) -> str:
     )
 
 
+def stretch(m: Metrics) -> str:
+    rope = m["rope"]
+    way = "RoPE of type {rope_type}, base {rope_theta:,.0f}".format(**rope)
+    factor = f", factor {rope['factor']:g}" if "factor" in rope else ""
+    return f"{m['positions_before']:,} → {m['positions']:,} positions, {way}{factor}"
+
+
 def gguf(m: Metrics) -> str:
     return ", ".join(f"{gguf_type(name)} {megabytes(file['bytes'])}" for name, file in m["files"].items())
 
@@ -162,6 +169,7 @@ CLAUSES: dict[str, Callable[[Metrics], str]] = {
     "pretrain": train,
     "sft": train,
     "merge": merge,
+    "stretch": stretch,
     "gguf": gguf,
     "eval tokens": tokens,
     "eval bits": bits,

@@ -17,6 +17,8 @@ from gguf import GGML_QUANT_VERSION, GGUFWriter, RopeScalingType
 
 from yayan.errors import UserError
 from yayan.model.folder import INPUT_END, OUTPUT_END, read_config
+from yayan.model.longer import window_of
+from yayan.model.rope import frequencies, head_width, plain, rope_of
 from yayan.model.size import size_of
 from yayan.progress import Progress
 from yayan.tokenizer import Tokenizer
@@ -47,7 +49,7 @@ INSIDE_LAYER = {
     "mlp.down_proj": "ffn_down",
 }
 Importance = Mapping[str, np.ndarray]
-ROPE_KEYS = {"rope_theta", "rope_type", "type", "factor", "original_max_position_embeddings"}
+ROPE_FACTORS = "rope_freqs.weight"  # what llama.cpp divides each frequency by; its `llama` alone reads them
 
 
 @dataclass(frozen=True)
@@ -120,11 +122,16 @@ def begin_file(model: Path, path: Path, file_type: FileType, plan: PlannedFile) 
     writer.add_quantization_version(GGML_QUANT_VERSION)
     write_hyperparameters(writer, plan.config)
     write_tokens(writer, plan.tokenizer, plan.tokens, plan.rows)
+    factors = rope_factors(plan.config)
+    if factors is not None:
+        writer.add_tensor_info(ROPE_FACTORS, factors.shape, factors.dtype, factors.nbytes)
     for item in plan.tensors:
         writer.add_tensor_info(item.name, item.shape, np.dtype(np.float32), item.bytes, raw_dtype=item.kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
+    if factors is not None:
+        writer.write_tensor_data(factors)
     return writer
 
 
@@ -135,7 +142,7 @@ def plan_file(model: Path, file_type: FileType, *, weighted: bool = False) -> Pl
     if config.get("hidden_act", "silu") != "silu":
         what = f"a model of type {family} with {config['hidden_act']} cannot be written as GGUF"
         raise UserError(what, where=model / "config.json", cure="those with silu can")
-    window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
+    window = window_of(config)
     if window and window < config["max_position_embeddings"]:
         what = f"llama.cpp computes a model of type {family} without its sliding window of {window}"
         cure = f"set max_position_embeddings to {window}, or sliding_window to null, in a copy"
@@ -143,7 +150,7 @@ def plan_file(model: Path, file_type: FileType, *, weighted: bool = False) -> Pl
     if "rms_norm_eps" not in config:
         what = "the configuration has no rms_norm_eps"
         raise UserError(what, where=model / "config.json", cure="fetch or make the folder again")
-    rope_of(config)
+    refuse_rope(config, model / "config.json")
     source = open_tensors(model)
     if source.pickled:
         what = "the weights are older .bin files, which only merge and grow read"
@@ -229,36 +236,41 @@ def heads_of(config: dict[str, Any]) -> dict[str, int]:
     return {"attn_q": heads, "attn_k": config.get("num_key_value_heads") or heads}
 
 
-def rope_of(config: dict[str, Any]) -> dict[str, Any]:
-    """RoPE's `rope_type`, `rope_theta` and the keys of its scaling, however the configuration writes them.
+def refuse_rope(config: dict[str, Any], where: Path) -> None:
+    """UserError for settings of RoPE that llama.cpp would compute otherwise than `transformers`."""
+    kind, family = rope_of(config)["rope_type"], config["model_type"]
+    if kind == "dynamic":
+        cure = "stretch the model that it was made from with --method ntk"
+        raise UserError("llama.cpp knows no RoPE that follows the length", where=where, cure=cure)
+    if kind == "llama3" and ARCHITECTURES[family] not in PAIRED:
+        what = f"llama.cpp reads no frequencies of Llama 3's kind in a model of type {family}"
+        raise UserError(what, where=where, cure="stretch it with --method yarn, ntk or pi")
 
-    Raises UserError for a scaling that llama.cpp would compute otherwise than `transformers`.
-    """
-    older = {"rope_theta": config.get("rope_theta", 10000.0), **(config.get("rope_scaling") or {})}
-    rope = {"type": "default", **(config.get("rope_parameters") or older)}
-    kind = rope["rope_type"] = rope.get("rope_type", rope["type"])
-    unknown = sorted(rope.keys() - ROPE_KEYS)
-    if kind not in ("default", "linear", "yarn") or unknown:
-        what = " with ".join([f"RoPE of type {kind}", *unknown])
-        raise UserError(f"{what} cannot be written as GGUF so far", cure="default, linear and plain yarn can")
-    return rope
+
+def rope_factors(config: dict[str, Any]) -> np.ndarray | None:
+    """What Llama 3's way divides the plain frequencies by, float32; None for what llama.cpp computes itself."""
+    rope, width = rope_of(config), head_width(config)
+    if rope["rope_type"] != "llama3":
+        return None
+    freqs_K, _ = frequencies(rope, width, config["max_position_embeddings"])
+    return (plain(rope["rope_theta"], width) / freqs_K).numpy()
 
 
 def write_hyperparameters(writer: GGUFWriter, config: dict[str, Any]) -> None:
     heads, rope = heads_of(config), rope_of(config)
-    head_width = config.get("head_dim") or config["hidden_size"] // heads["attn_q"]
+    width = head_width(config)
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(heads["attn_q"])
     writer.add_head_count_kv(heads["attn_k"])
-    writer.add_key_length(head_width)
-    writer.add_value_length(head_width)
+    writer.add_key_length(width)
+    writer.add_value_length(width)
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_dimension_count(head_width)
+    writer.add_rope_dimension_count(width)
     writer.add_rope_freq_base(rope["rope_theta"])
-    if rope["rope_type"] != "default":
+    if rope["rope_type"] in ("linear", "yarn"):
         writer.add_rope_scaling_type(RopeScalingType(rope["rope_type"]))
         writer.add_rope_scaling_factor(rope["factor"])
     if rope["rope_type"] == "yarn":
