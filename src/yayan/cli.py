@@ -30,6 +30,10 @@ VERBS = {
     "eval bits": ("yayan.evaluate.bits:EvalBits", "Bits per byte of held-out texts."),
     "eval ceval": ("yayan.evaluate.choices:EvalCeval", "Accuracy on four-choice questions in C-Eval's form."),
     "eval samples": ("yayan.evaluate.samples:EvalSamples", "Greedy answers to given prompts."),
+    "eval speed": (
+        "yayan.evaluate.speed:EvalSpeed",
+        "Milliseconds a token, memory, and what a draft model adds.",
+    ),
     "eval report": ("yayan.evaluate.report:EvalReport", "One page that tells what a road has done."),
 }
 EVAL_HELP = "Measure a model or a tokenizer."

@@ -10,8 +10,9 @@ from tokenizers import Tokenizer, models
 from transformers import LlamaForCausalLM
 
 from yayan.errors import UserError, WorkError
-from yayan.evaluate.bits import EvalBits, read_texts, unknown_id
+from yayan.evaluate.bits import EvalBits, read_texts
 from yayan.evaluate.intervals import bootstrap_ratio, wilson
+from yayan.evaluate.readers import unknown_id
 from yayan.stage import execute
 
 TEXTS = ["the cat sat on the mat", "请选出其中的正确答案。", "", "a 🐈 sat"]
