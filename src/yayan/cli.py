@@ -30,6 +30,7 @@ VERBS = {
     "eval bits": ("yayan.evaluate.bits:EvalBits", "Bits per byte of held-out texts."),
     "eval ceval": ("yayan.evaluate.choices:EvalCeval", "Accuracy on four-choice questions in C-Eval's form."),
     "eval samples": ("yayan.evaluate.samples:EvalSamples", "Greedy answers to given prompts."),
+    "eval quant": ("yayan.evaluate.quant:EvalQuant", "What quantising a model costs and saves."),
     "eval speed": (
         "yayan.evaluate.speed:EvalSpeed",
         "Milliseconds a token, memory, and what a draft model adds.",

@@ -101,7 +101,7 @@ def functions() -> ctypes.CDLL:
         "llama_synchronize": (None, [Pointer]),
         "llama_get_logits": (ctypes.POINTER(Real), [Pointer]),
         "llama_get_memory": (Pointer, [Pointer]),
-        "llama_memory_clear": (None, [Pointer, ctypes.c_bool]),
+        "llama_memory_seq_rm": (ctypes.c_bool, [Pointer, Number, Number, Number]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(found, name)
@@ -150,6 +150,7 @@ class Network:
             cure = f"the model has positions 1 to {self.header.context}"
             raise UserError(f"a context of {self.positions}", where=gguf, cure=cure)
         self.batch = min(batch, self.positions)
+        self._seen: list[int] = []
         self._context: int | None = None
         with quiet_llamacpp():
             self._model: int | None = self._load()
@@ -216,9 +217,12 @@ class Network:
         """Ids as llama.cpp cuts a plain text: nothing is added, and special tokens in it are text."""
         return ids_of(self._vocabulary, text)
 
-    def clear(self) -> None:
-        """Forget what was read."""
-        functions().llama_memory_clear(functions().llama_get_memory(self._context), True)
+    def forget(self, kept: int = 0) -> None:
+        """Forget what was read, but for its first tokens."""
+        memory = functions().llama_get_memory(self._context)
+        if not functions().llama_memory_seq_rm(memory, 0, kept, -1):
+            raise WorkError(f"llama.cpp cannot go back to token {kept}", where=self.path)
+        del self._seen[kept:]
 
     def read(self, ids: Sequence[int], first: int | None = None) -> np.ndarray:
         """Go on reading at most `batch` tokens -> logits_NV (float32) of those from `first` on (default: the last).
@@ -232,19 +236,22 @@ class Network:
         if code != 0:
             raise WorkError(f"llama.cpp stopped with code {code}", where=self.path)
         functions().llama_synchronize(self._context)
+        self._seen += ids
         if first == len(ids):
             return np.empty((0, self.rows), np.float32)
         return np.ctypeslib.as_array(
             functions().llama_get_logits(self._context), (len(ids) - first, self.rows)
         )
 
-    def logits(self, ids: Sequence[int], first: int = 0) -> Iterator[np.ndarray]:
+    def logits(self, ids: Sequence[int], first: int = 0, *, share: bool = False) -> Iterator[np.ndarray]:
         """Read a text from its beginning -> logits_NV of its positions from `first` on, at most `batch` at a time.
 
-        Each array holds until the next one is asked for.
+        Each array holds until the next one is asked for. `share`: what the text before began with alike is not read
+        again.
         """
-        self.clear()
-        for start in range(0, len(ids), self.batch):
+        known = len(os.path.commonprefix([self._seen, list(ids[:first])])) if share else 0
+        self.forget(known)
+        for start in range(known, len(ids), self.batch):
             part = ids[start : start + self.batch]
             logits_NV = self.read(part, min(max(first - start, 0), len(part)))
             if len(logits_NV):

@@ -16,12 +16,15 @@ from yayan.engine.llama_c import Network
 from yayan.errors import UserError
 from yayan.evaluate.encoders import open_tokenizer, spelled_token
 from yayan.evaluate.scorer import context_of, first_token, open_scorer
-from yayan.model.score import Window, score_windows, window_logits
+from yayan.model.load import Quantization, load_model
+from yayan.model.score import Window, body_and_head, score_windows, window_logits
+from yayan.tokenizer import load_tokenizer
 from yayan.weights.ggml import read_header
 from yayan.weights.gguf_ids import ids_of, opened_vocabulary
 from yayan.weights.gguf_vocabulary import read_vocabulary
 
 TORCH, LLAMA_CPP = "torch, float32", "llama.cpp, float32 cache"
+QUANTISED_TORCH = "torch, bfloat16, bitsandbytes"
 
 
 class Reader(Protocol):
@@ -40,28 +43,40 @@ class Reader(Protocol):
     def score(self, windows: list[Window]) -> Iterator[tuple[Window, torch.Tensor]]:
         """Each window, in any order, with the nats of its targets: nats_N, float64."""
 
+    def logits(self, windows: list[Window]) -> Iterator[tuple[Window, int, torch.Tensor]]:
+        """(window, number of its first target here, logits_NV in float32, which hold until the next ones)."""
+
 
 class FolderReader:
-    """A model folder in float32."""
+    """A model folder in float32, or, its weights quantised by bitsandbytes, in bfloat16."""
 
-    engine = TORCH
-
-    def __init__(self, model: Path) -> None:
-        self.model, self.scorer = model, open_scorer(model)
-        tokenizer = self.scorer.tokenizer
-        self.before, self.unknown = first_token(tokenizer), unknown_id(tokenizer.fast)
+    def __init__(self, model: Path, quantization: Quantization | None = None) -> None:
+        self.model = model
+        if quantization:
+            network = load_model(model, torch.bfloat16, quantization)
+            self.tokenizer = load_tokenizer(model)
+            self.body, self.head = body_and_head(network)
+            self.engine = QUANTISED_TORCH
+            self.bytes = sum(
+                tensor.numel() * tensor.element_size() for tensor in network.state_dict().values()
+            )
+        else:
+            scorer = open_scorer(model)
+            self.tokenizer, self.body, self.head = scorer.tokenizer, scorer.body, scorer.head
+            self.engine = TORCH
+        self.before, self.unknown = first_token(self.tokenizer), unknown_id(self.tokenizer.fast)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        return self.scorer.tokenizer.encode_batch(list(texts))
+        return self.tokenizer.encode_batch(list(texts))
 
     def token_bytes(self) -> list[int]:
         return [len(token.data) if token else 0 for token in open_tokenizer(self.model).tokens]
 
     def score(self, windows: list[Window]) -> Iterator[tuple[Window, torch.Tensor]]:
-        return score_windows(self.scorer.body, self.scorer.head, windows)
+        return score_windows(self.body, self.head, windows)
 
     def logits(self, windows: list[Window]) -> Iterator[tuple[Window, int, torch.Tensor]]:
-        return window_logits(self.scorer.body, self.scorer.head, windows)
+        return window_logits(self.body, self.head, windows)
 
 
 class GgufReader:
@@ -101,12 +116,12 @@ class GgufReader:
         ]
 
     def logits(self, windows: list[Window]) -> Iterator[tuple[Window, int, torch.Tensor]]:
-        """(window, number of its first target here, logits_NV in float32, which hold until the next ones)."""
+        """See `Reader`. What a window and the one before it begin with alike is read once."""
         positions = max((len(window.ids) for window in windows), default=1)  # no cache for more than is read
         with Network(self.path, positions=positions, threads=self.threads) as network:
             for window in windows:
                 at = 0
-                for logits_NV in network.logits(window.ids, window.first):
+                for logits_NV in network.logits(window.ids, window.first, share=True):
                     yield window, at, torch.from_numpy(logits_NV)
                     at += len(logits_NV)
 

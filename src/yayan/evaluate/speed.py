@@ -1,8 +1,6 @@
 """How fast a model reads and answers, and in how much memory; what a draft model adds to it."""
 
-import os
 import statistics
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -17,14 +15,13 @@ from yayan.evaluate.cuts import show
 from yayan.evaluate.page import Table
 from yayan.evaluate.readers import open_reader, positions_of
 from yayan.evaluate.results import Protocol, write_results
-from yayan.evaluate.timing import Engine, Question, measure
+from yayan.evaluate.timing import Engine, Question, lengthen, measure, warn_if_busy
 from yayan.evaluate.words import megabytes, percent, two
 from yayan.progress import Progress
 from yayan.stage import InputPath, Stage
 from yayan.tokenizer import load_tokenizer
 
 PROTOCOL = Protocol("speed", "greedy", 1)
-BUSY_LOAD = 0.5  # processes that computed, on the average of the last minute
 Dtype = Literal["float32", "bfloat16"]
 
 
@@ -126,15 +123,6 @@ class EvalSpeed(Stage):
             show(table)
 
 
-def warn_if_busy() -> float:
-    """The load of the last minute, said where it spoils the figures."""
-    load = os.getloadavg()[0]
-    if load > BUSY_LOAD:
-        what = f"other work runs here (load {load:.1f}), so times are longer than they need to be"
-        print(f"  {what}", file=sys.stderr, flush=True)
-    return round(load, 2)
-
-
 def prompts_of(model: Path, text: Path, tokens: int) -> Iterator[list[int]]:
     """The beginning of each document, BOS first, at most so many tokens. Raises UserError if there is no text."""
     reader = open_reader(model) if model.is_file() else None
@@ -150,12 +138,6 @@ def prompts_of(model: Path, text: Path, tokens: int) -> Iterator[list[int]]:
                 yield [*begin, *tokenizer.encode(document.text)][:tokens]
     if not found:
         raise UserError("all its documents are empty", where=text, cure="give a text")
-
-
-def lengthen(prompts: list[list[int]], tokens: int) -> tuple[int, ...]:
-    """One prompt of exactly so many tokens: documents one after the other, from the first on again if need be."""
-    joined = [token for ids in prompts for token in ids]
-    return tuple((joined * (tokens // len(joined) + 1))[:tokens])
 
 
 @dataclass(frozen=True)

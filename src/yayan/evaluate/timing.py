@@ -3,7 +3,9 @@
 Each measurement has a process of its own, so that its memory is that of the model and of what computes it.
 """
 
+import os
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,15 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-import torch
-
 from yayan.engine.llama_c import Network
-from yayan.machine import DTYPES, device
-from yayan.model.load import Quantization, load_model
 from yayan.workers import alone
 
 Engine = Literal["llama.cpp", "float32", "bfloat16", "int8", "nf4"]
 STATUS = Path("/proc/self/status")  # Linux; elsewhere nothing is known of memory
+BUSY_LOAD = 0.5  # processes that computed, on the average of the last minute
 PARTS = {"anonymous_bytes": "RssAnon", "mapped_bytes": "RssFile"}
 
 
@@ -78,7 +77,6 @@ def measure(question: Question) -> Timing:
 
 def measure_here(question: Question) -> Timing:
     """Time a model in this process; a first pass, in which pages are read in, does not count."""
-    torch.set_num_threads(question.threads)
     before = memory()
     with opened(question) as model:
         times = [time_once(model, question) for _ in range(question.repeats + 1)][1:]
@@ -113,7 +111,11 @@ def opened(question: Question) -> Iterator[Answering]:
         with Network(question.model, positions=positions, threads=question.threads, exact=False) as network:
             yield LlamaAnswering(network)
     else:
-        yield TorchAnswering(question.model, question.engine)
+        from yayan.evaluate.torch_timing import (
+            TorchAnswering,  # imports torch: 4 s that a GGUF file does not need
+        )
+
+        yield TorchAnswering(question.model, question.engine, question.threads)
 
 
 class LlamaAnswering:
@@ -125,7 +127,7 @@ class LlamaAnswering:
         self.network = network
 
     def read_prompt(self, ids: Sequence[int]) -> int:
-        self.network.clear()
+        self.network.forget()
         size = self.network.batch
         for start in range(0, len(ids), size):
             logits_NV = self.network.read(ids[start : start + size])
@@ -135,26 +137,16 @@ class LlamaAnswering:
         return int(self.network.read([token])[-1].argmax())
 
 
-class TorchAnswering:
-    """`transformers` on this machine's device; quantised weights are computed with in bfloat16."""
+def warn_if_busy() -> float:
+    """The load of the last minute, said where it spoils the figures."""
+    load = os.getloadavg()[0]
+    if load > BUSY_LOAD:
+        what = f"other work runs here (load {load:.1f}), so times are longer than they need to be"
+        print(f"  {what}", file=sys.stderr, flush=True)
+    return round(load, 2)
 
-    def __init__(self, model: Path, engine: Literal["float32", "bfloat16", "int8", "nf4"]) -> None:
-        quantization: Quantization | None = engine if engine in ("int8", "nf4") else None
-        self.device = device().type
-        self.network = load_model(model, DTYPES.get(engine, torch.bfloat16), quantization, device())
-        self.network.to(device())
-        self.cache = None
 
-    @torch.inference_mode()
-    def _read(self, ids: Sequence[int]) -> int:
-        ids_BT = torch.tensor([list(ids)], device=self.network.device)
-        out = self.network(ids_BT, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
-        self.cache = out.past_key_values
-        return int(out.logits[0, -1].argmax())  # waits for a GPU
-
-    def read_prompt(self, ids: Sequence[int]) -> int:
-        self.cache = None
-        return self._read(ids)
-
-    def read_token(self, token: int) -> int:
-        return self._read([token])
+def lengthen(prompts: list[list[int]], tokens: int) -> tuple[int, ...]:
+    """One prompt of exactly so many tokens: documents one after the other, from the first on again if need be."""
+    joined = [token for ids in prompts for token in ids]
+    return tuple((joined * (tokens // len(joined) + 1))[:tokens])

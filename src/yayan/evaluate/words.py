@@ -109,6 +109,24 @@ def ceval(m: Metrics) -> str:
     return f"{share}, chance is {percent(m['chance'])}"
 
 
+def quant(m: Metrics) -> str:
+    """Bits per byte of each type, a mean over the texts."""
+    means = []
+    for kind, row in m["types"].items():
+        bits = [figures["bits_per_byte"] for figures in row["texts"].values()]
+        means.append(f"{kind} {sum(bits) / len(bits):.3f} in {megabytes(row['bytes'])}")
+    return "bits per byte: " + ", ".join(means)
+
+
+def speed(m: Metrics) -> str:
+    rows = [
+        f"{row['engine']} {row['answer_ms_per_token']:.1f} ms/token with {counted(row['threads'], 'thread')}"
+        for row in m["rows"]
+    ]
+    rows += [f"{row['speed_up']:.2f} times as fast with the draft" for row in m.get("draft", [])]
+    return ", ".join(rows)
+
+
 def samples(m: Metrics) -> str:
     return f"{counted(m['answers'], 'answer')}, {m['tokens_per_second']:.0f} tokens/s"
 
@@ -129,5 +147,7 @@ CLAUSES: dict[str, Callable[[Metrics], str]] = {
     "eval bits": bits,
     "eval ceval": ceval,
     "eval samples": samples,
+    "eval quant": quant,
+    "eval speed": speed,
     "eval report": report,
 }
