@@ -145,7 +145,7 @@ class Network:
         batch: int = BATCH,
     ) -> None:
         self.path, self.header = gguf, read_header(gguf)
-        self.positions = positions or self.header.context
+        self.positions = self.header.context if positions is None else positions
         if not 0 < self.positions <= self.header.context:
             cure = f"the model has positions 1 to {self.header.context}"
             raise UserError(f"a context of {self.positions}", where=gguf, cure=cure)
@@ -227,7 +227,7 @@ class Network:
     def read(self, ids: Sequence[int], first: int | None = None) -> np.ndarray:
         """Go on reading at most `batch` tokens -> logits_NV (float32) of those from `first` on (default: the last).
 
-        The array lies in llama.cpp's memory and holds until the next call.
+        The array lies in llama.cpp's memory and holds until the next call, or until the network is closed.
         """
         first = len(ids) - 1 if first is None else first
         tokens = (Id * len(ids))(*ids)

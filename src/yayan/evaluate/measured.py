@@ -70,8 +70,8 @@ def speeds(steps: list[Step]) -> Section | None:
         for row in step.metrics.get("draft", []):
             accepted = f"{row['accepted']:,} of {row['proposed']:,} tokens of the draft accepted"
             points.append(
-                f"{step.name}, {counted(row['threads'], 'thread')}: {accepted}, {row['ms_per_token']:.2f} ms/token instead of "
-                f"{row['ms_per_token_without']:.2f}, {row['speed_up']:.2f} times as fast."
+                f"{step.name}, {counted(row['threads'], 'thread')}: {accepted}, {row['ms_per_token']:.2f} ms/token "
+                f"instead of {row['ms_per_token_without']:.2f}, {row['speed_up']:.2f} times as fast."
             )
     return with_table(
         Section("Speed", points=points), [(step, speed.tables(step.metrics)[0]) for step in found]

@@ -84,7 +84,8 @@ def languages(steps: list[Step]) -> Section | None:
         "A language that was there before and now costs more has been forgotten to that extent."
     )
     if any(measured.label != measured.text for measured in texts):
-        text += " A number in brackets: another file, limit, context or overlap under the same name, not to be compared."
+        text += " A number in brackets: another file, limit, context or overlap under the same name: "
+        text += "not to be compared."
     picture = Picture(
         draw_bars(bars, "bits per byte of held-out text"), "Held-out text, with 95 % intervals."
     )

@@ -69,6 +69,8 @@ class EvalSpeed(Stage):
 
     def run(self, work: Path) -> dict[str, object]:
         load = warn_if_busy()
+        if self.draft:
+            refuse_other_vocabulary(find_gguf(self.model), find_gguf(self.draft))
         threads = self.threads or [all_threads()]
         engines: list[Engine] = ["llama.cpp"] if self.model.is_file() else list(self.dtype)
         prompts = list(islice(prompts_of(self.model, self.text, self.prompt_tokens), self.prompts))
@@ -96,7 +98,6 @@ class EvalSpeed(Stage):
         """The same answers with and without the draft, in turns."""
         assert self.draft
         target, draft = find_gguf(self.model), find_gguf(self.draft)
-        refuse_other_vocabulary(target, draft)
         room = self.prompt_tokens + self.answer_tokens + self.draft_tokens + 1
         settings: dict[str, Any] = {"threads": threads, "context": min(room, positions_of(target, None))}
         total = self.repeats * len(prompts)

@@ -7,9 +7,10 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -77,8 +78,9 @@ def measure(question: Question) -> Timing:
 
 def measure_here(question: Question) -> Timing:
     """Time a model in this process; a first pass, in which pages are read in, does not count."""
+    open_model = opener_of(question)
     before = memory()
-    with opened(question) as model:
+    with open_model() as model:
         times = [time_once(model, question) for _ in range(question.repeats + 1)][1:]
         after = memory()
     added = {name: after[name] - before[name] if after else None for name in PARTS}
@@ -104,18 +106,21 @@ def memory() -> dict[str, int]:
     return {name: 1024 * int(lines[key].split()[0]) for name, key in PARTS.items()}
 
 
-@contextmanager
-def opened(question: Question) -> Iterator[Answering]:
+def opener_of(question: Question) -> Callable[[], AbstractContextManager[Answering]]:
+    """What opens the model, all modules imported: they are none of its memory."""
     if question.engine == "llama.cpp":
-        positions = len(question.ids) + question.answer_tokens
-        with Network(question.model, positions=positions, threads=question.threads, exact=False) as network:
-            yield LlamaAnswering(network)
-    else:
-        from yayan.evaluate.torch_timing import (
-            TorchAnswering,  # imports torch: 4 s that a GGUF file does not need
-        )
+        return partial(open_gguf, question)
+    # Here, since it imports torch: 4 s that a GGUF file does not need
+    from yayan.evaluate.torch_timing import TorchAnswering
 
-        yield TorchAnswering(question.model, question.engine, question.threads)
+    return lambda: nullcontext(TorchAnswering(question.model, question.engine, question.threads))
+
+
+@contextmanager
+def open_gguf(question: Question) -> Iterator[Answering]:
+    positions = len(question.ids) + question.answer_tokens
+    with Network(question.model, positions=positions, threads=question.threads, exact=False) as network:
+        yield LlamaAnswering(network)
 
 
 class LlamaAnswering:

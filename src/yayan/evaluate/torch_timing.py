@@ -18,7 +18,6 @@ class TorchAnswering:
         quantization: Quantization | None = engine if engine in ("int8", "nf4") else None
         self.device = device().type
         self.network = load_model(model, DTYPES.get(engine, torch.bfloat16), quantization, device())
-        self.network.to(device())
         self.cache = None
 
     @torch.inference_mode()
