@@ -1,6 +1,7 @@
 """`eval quant`: the files are those that `gguf` writes, the figures those that other evaluations give, gone on with."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,14 @@ def test_answers_are_those_of_eval_ceval(done: Path, model: Path, questions: Pat
     assert found["asked"] == len(LAW)
 
 
+def test_results_hold_every_document(done: Path) -> None:
+    for row in json.loads((done / "results.json").read_text())["types"].values():
+        figures = row["texts"]["a"]
+        bits = sum(item["nats"] for item in figures["items"]) / math.log(2)
+        assert bits == pytest.approx(figures["bits_per_byte"] * figures["bytes"])
+        assert [item["place"] for item in figures["items"]] == [f"text.jsonl:{line}" for line in (1, 2, 3)]
+
+
 def test_it_goes_on_behind_the_last_type(
     done: Path, model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,6 +214,14 @@ def test_a_wrong_question_writes_nothing(
             EvalQuant(**{"out": tmp_path / "out", "model": model, "text": {"a": text}} | options), quietly
         )
     assert not (tmp_path / "out").exists()
+
+
+def test_questions_longer_than_the_context(model: Path, text: Path, questions: Path, tmp_path: Path) -> None:
+    stage = EvalQuant(
+        out=tmp_path / "out", model=model, text={"a": text}, choices=questions, shots=0, context=40
+    )
+    with pytest.raises(UserError, match="no question fits into 40 positions"):
+        execute(stage, quietly)
 
 
 def test_an_unknown_type_and_an_empty_text(model: Path, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_logits_are_those_behind_the_nats(pair: tuple) -> None:
 def test_letters_score_as_eval_ceval_scores_them(model_folder: Path, data: Path, tmp_path: Path) -> None:
     """The same prompts, the same answers; what prompts begin with alike is read once by llama.cpp."""
     write_gguf(model_folder, tmp_path / "model.gguf", "F32")
-    prompts = letter_prompts(model_folder, data, [], 0, 128)
+    prompts = letter_prompts(model_folder, read_subjects(data, [], 0), 128)
     tokenizer = load_tokenizer(model_folder)
     asked = [fit_prompt(s, q, tokenizer, 128) for s in read_subjects(data, [], 0) for q in s.questions]
     items = [item for item in answer(open_scorer(model_folder), asked) if item.prediction]

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from yayan.stage import execute
 from yayan.tokenizer import load_tokenizer
 from yayan.weights.gguf_file import write_gguf
 
-SHORT = {"prompt_tokens": 24, "answer_tokens": 12, "repeats": 2, "prompts": 2, "threads": [1]}
+SHORT: dict[str, Any] = {"prompt_tokens": 24, "answer_tokens": 12, "repeats": 2, "prompts": 2, "threads": [1]}
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,7 @@ def test_memory_without_a_file_behind_it_is_told_apart() -> None:
 
 def test_weights_of_a_gguf_file_are_mapped(tmp_path: Path) -> None:
     """A file of 27 MB in a process of its own: its pages are the file's, the cache is anonymous."""
-    sizes = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 8}
+    sizes: dict[str, Any] = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 8}
     big = make_chat_model(tmp_path / "big", **sizes)
     write_gguf(big, tmp_path / "big.gguf", "F16")
     found = measure(Question(tmp_path / "big.gguf", "llama.cpp", 1, tuple(range(64)), 2, 1))
@@ -113,7 +114,7 @@ def test_a_folder_and_what_the_report_says(
     model: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     """A process of its own that imports torch."""
-    stage = EvalSpeed(out=tmp_path / "speed", model=model, text=text, dtype=["bfloat16"], **SHORT)  # type: ignore[arg-type]
+    stage = EvalSpeed(out=tmp_path / "speed", model=model, text=text, dtype=["bfloat16"], **SHORT)
     record = execute(stage, quietly)
     (row,) = record["metrics"]["rows"]
     assert (row["engine"], row["threads"], row["device"]) == ("bfloat16", 1, "cpu")
@@ -143,7 +144,7 @@ def test_a_draft_changes_no_answer(
     for name, draft in {"itself": gguf, "noisy": noisy}.items():
         stage = EvalSpeed(
             out=tmp_path / f"{name}-out", model=gguf, text=text, draft=draft, draft_tokens=4, **SHORT
-        )  # type: ignore[arg-type]
+        )
         record = execute(stage, quietly)
         (rows[name],) = record["metrics"]["draft"]
     for row in rows.values():
@@ -204,7 +205,7 @@ def test_a_draft_with_another_vocabulary(
     other = tmp_path / "other.gguf"
     write_gguf(model_folder, other, "F16")
     with pytest.raises(UserError, match="another vocabulary"):
-        execute(EvalSpeed(out=tmp_path / "out", model=gguf, text=text, draft=other, **SHORT), quietly)  # type: ignore[arg-type]
+        execute(EvalSpeed(out=tmp_path / "out", model=gguf, text=text, draft=other, **SHORT), quietly)
     padded = make_chat_model(
         tmp_path / "padded", padding=12
     )  # rows without tokens are none of the vocabulary

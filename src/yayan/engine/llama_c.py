@@ -122,9 +122,9 @@ def context_parameters() -> ContextParameters:
 
 
 def all_threads() -> int:
-    """`OMP_NUM_THREADS`, as torch takes it, else every core that this process may use."""
+    """`OMP_NUM_THREADS`, as torch takes it, else all cores."""
     named = os.environ.get("OMP_NUM_THREADS", "")
-    return int(named) if named.isdigit() and int(named) else len(os.sched_getaffinity(0))
+    return int(named) if named.isdigit() and int(named) else os.cpu_count() or 1
 
 
 class Network:

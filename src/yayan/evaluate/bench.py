@@ -3,7 +3,7 @@ the last one that was finished.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -124,7 +124,7 @@ class Bench:
         refuse_nonsense(costs_of(text, read), self.model)
         figures = summarise(items)
         found: dict[str, Any] = {name: figures[name] for name in SUMMARY}
-        found["positions_compared"] = len(reference_KV)
+        found |= {"positions_compared": len(reference_KV), "items": list(map(asdict, items))}
         return found | summarise_divergence(read, text.starts, list(map(len, text.ids)))
 
     def reference(self, name: str, *, new: bool) -> np.ndarray:

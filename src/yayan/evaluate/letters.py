@@ -5,23 +5,23 @@ from pathlib import Path
 
 import torch
 
+from yayan.errors import UserError
 from yayan.evaluate.choices import Prompt, fit_prompt
 from yayan.evaluate.intervals import wilson
-from yayan.evaluate.questions import LETTERS, read_subjects
+from yayan.evaluate.questions import LETTERS, Subject
 from yayan.evaluate.readers import Reader
 from yayan.model.score import Window
 from yayan.tokenizer import load_tokenizer
 
 
-def letter_prompts(model: Path, data: Path, wanted: list[str], shots: int, context: int) -> list[Prompt]:
-    """The prompts of `eval ceval` that fit into the context, subject by subject."""
+def letter_prompts(model: Path, subjects: list[Subject], context: int) -> list[Prompt]:
+    """The prompts of `eval ceval` that fit into the context, subject by subject. Raises UserError if there is none."""
     tokenizer = load_tokenizer(model)
-    prompts = [
-        fit_prompt(subject, question, tokenizer, context)
-        for subject in read_subjects(data, wanted, shots)
-        for question in subject.questions
-    ]
-    return [prompt for prompt in prompts if prompt.fits]
+    prompts = [fit_prompt(subject, q, tokenizer, context) for subject in subjects for q in subject.questions]
+    fitting = [prompt for prompt in prompts if prompt.fits]
+    if not fitting:
+        raise UserError(f"no question fits into {context} positions", where=model, cure="pass fewer --shots")
+    return fitting
 
 
 def letter_scores(

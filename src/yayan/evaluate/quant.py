@@ -13,6 +13,7 @@ from yayan.evaluate.bits import read_texts
 from yayan.evaluate.cuts import show
 from yayan.evaluate.letters import letter_prompts
 from yayan.evaluate.page import Table, markdown_table
+from yayan.evaluate.questions import read_subjects
 from yayan.evaluate.readers import positions_of
 from yayan.evaluate.results import Protocol, write_results
 from yayan.evaluate.timing import warn_if_busy
@@ -77,9 +78,8 @@ class EvalQuant(Stage):
         for kind in self.kinds():
             if kind not in IN_TORCH:
                 plan_file(self.model, kind)  # type: ignore[arg-type]  # mypy does not narrow by `in`
-        if self.choices and not letter_prompts(self.model, self.choices, self.subjects, self.shots, context):
-            what = f"no question fits into {context} positions"
-            raise UserError(what, where=self.choices, cure="pass fewer --shots")
+        if self.choices:
+            read_subjects(self.choices, self.subjects, self.shots)
 
     def kinds(self) -> list[Kind]:
         """F16 first, and only what can be computed here."""
@@ -93,9 +93,10 @@ class EvalQuant(Stage):
             print(f"  {what}", file=sys.stderr, flush=True)
         bench = self.prepare(work)
         rows = {kind: bench.row(kind) for kind in kinds}
-        metrics: dict[str, object] = {"load": load, "context": bench.context, "limit_bytes": self.limit}
-        metrics |= {"left_out": left_out, "shots": self.shots if self.choices else None, "types": rows}
-        write_results(work, PROTOCOL, self.model, metrics)
+        settings: dict[str, object] = {"load": load, "context": bench.context, "limit_bytes": self.limit}
+        settings |= {"left_out": left_out, "shots": self.shots if self.choices else None}
+        write_results(work, PROTOCOL, self.model, settings | {"types": rows})
+        metrics = settings | {"types": {kind: without_items(row) for kind, row in rows.items()}}
         (work / "quant.md").write_text(markdown_table(table(metrics)) + "\n", encoding="utf-8")
         bench.clean()
         return metrics
@@ -106,7 +107,8 @@ class EvalQuant(Stage):
         texts = {name: read_texts(path, self.limit)[0] for name, path in self.text.items()}
         prompts, importance = [], None
         if self.choices:
-            prompts = letter_prompts(self.model, self.choices, self.subjects, self.shots, context)
+            subjects = read_subjects(self.choices, self.subjects, self.shots)
+            prompts = letter_prompts(self.model, subjects, context)
         if self.calibration:
             importance = importance_of(self.model, self.calibration, CALIBRATION_TOKENS)
         return Bench(
@@ -122,6 +124,15 @@ class EvalQuant(Stage):
 
     def tell(self, record: dict) -> None:
         show(table(record["metrics"]))
+
+
+def without_items(row: dict[str, Any]) -> dict[str, Any]:
+    """A type's figures without those of each document."""
+    texts = {
+        name: {key: value for key, value in figures.items() if key != "items"}
+        for name, figures in row["texts"].items()
+    }
+    return row | {"texts": texts}
 
 
 def table(metrics: dict[str, Any]) -> Table:
