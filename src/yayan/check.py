@@ -18,14 +18,15 @@ from yayan.corpus.batches import Shards
 from yayan.corpus.files import OPENERS, text_files
 from yayan.corpus.pack import Pack
 from yayan.errors import UserError
-from yayan.inputs import STANDARD_INPUT, is_there, sample_path
+from yayan.hubs import is_hub_name
+from yayan.inputs import STANDARD_INPUT, is_there, real_path, sample_path
 from yayan.machine import memory_bytes
 from yayan.model.folder import read_config
 from yayan.model.size import BYTES, TrainingCost, size_of
 from yayan.progress import format_seconds
 from yayan.recipe import find_recipe, read_recipe, stages_of
 from yayan.road import refuse_missing_inputs
-from yayan.stage import Command, Stage, input_paths, resolve_inputs
+from yayan.stage import Command, Stage, input_fields, input_paths, map_paths, resolve_inputs
 from yayan.tokenizer import load_tokenizer
 from yayan.train.checks import refuse_on_several_ranks
 from yayan.train.forecast import Speeds, cost_of, cure_for, measure_speeds
@@ -69,10 +70,13 @@ class Check(Command):
     """Processes of `torchrun` that train together: memory is then that of each."""
 
     def run(self) -> None:
-        if Path(self.recipe).is_dir() or self.recipe.endswith(".gguf"):
-            fits.tell(*fits.look([Path(self.recipe), *map(Path, self.changes)]), as_json=self.json)
+        first = Path(self.recipe)
+        if first.is_dir() or is_hub_name(first) or first.suffix == ".gguf":
+            paths = [real_path(path) for path in (first, *map(Path, self.changes))]
+            fits.tell(*fits.look(paths), as_json=self.json)
             return
         stages = stages_of(read_recipe(find_recipe(self.recipe), self.changes, fast=self.fast))
+        stages = {step: fetch_models(stage) for step, stage in stages.items()}
         refuse_missing_inputs(stages)
         check_what_exists(stages)
         if self.ranks < 1:
@@ -86,6 +90,16 @@ class Check(Command):
             print(json.dumps({"steps": rows, "matmul_flops_per_second": rates}))
         else:
             tell(rows, speeds)
+
+
+def fetch_models(stage: Stage) -> Stage:
+    """The stage with the folders of the hubs' models that it names: they must be there to be looked at."""
+    given = {name: getattr(stage, name) for name in input_fields(type(stage))}
+    found = {
+        name: map_paths(value, lambda path: real_path(path) if is_hub_name(path) else path)
+        for name, value in given.items()
+    }
+    return replace(stage, **found)
 
 
 def check_what_exists(stages: Mapping[str, Stage]) -> None:

@@ -1,4 +1,4 @@
-"""Inputs that are no paths of files: `sample:NAME` of the built-in sample, `-` for standard input."""
+"""Inputs that are no paths: `sample:NAME` of the built-in sample, `hf:` and `ms:` of hubs, `-` for standard input."""
 
 import atexit
 import os
@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 from yayan.errors import UserError, WorkError
+from yayan.hubs import fetch, is_hub_name
 from yayan.partial import is_full_disk
 from yayan.patterns import is_pattern, matches
 from yayan.progress import Progress
@@ -21,13 +22,15 @@ CHUNK_BYTES = 1 << 20
 
 def is_there(path: Path) -> bool:
     """Whether an input can be read now: a path that exists, a pattern that matches, or standard input."""
-    if path == STANDARD_INPUT:
+    if path == STANDARD_INPUT or is_hub_name(path):
         return True
     return bool(matches(path)) if is_pattern(path) else sample_path(path).exists()
 
 
 def real_path(path: Path) -> Path:
-    """The file or folder to read: that of `sample:NAME`, for `-` a file that holds all of standard input."""
+    """The file or folder to read: of the sample, of a hub, or for `-` a file that holds all of standard input."""
+    if is_hub_name(path):
+        return fetch(path)
     return spool() if path == STANDARD_INPUT else sample_path(path)
 
 

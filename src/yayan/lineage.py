@@ -72,7 +72,8 @@ def files_of(folder: Path) -> Iterator[Path]:
 
 def _sha256_of_file(path: Path) -> str:
     status = path.stat()
-    key = (str(path.resolve()), status.st_size, status.st_mtime_ns)
+    inode = f"{status.st_dev}:{status.st_ino}"  # stays when OUT.partial becomes OUT
+    key = (inode, status.st_size, status.st_mtime_ns)
     if known := _remembered(key):
         return known
     digest = hashlib.sha256()
@@ -90,18 +91,18 @@ def _sha256_of_file(path: Path) -> str:
 
 
 def _remembered(key: tuple[str, int, int], sha256: str | None = None) -> str | None:
-    """The hash that is remembered for (path, bytes, time), after `sha256` was put there if it is given.
+    """The hash that is remembered for (inode, bytes, time), after `sha256` was put there if it is given.
 
     None if there is none, or if the cache cannot be used (a full disk, a home that is read-only): it only saves time.
     """
     try:
         with closing(sqlite3.connect(cache_folder() / "hashes.sqlite", timeout=30)) as memory:
-            memory.execute("CREATE TABLE IF NOT EXISTS hashes (path PRIMARY KEY, bytes, mtime_ns, sha256)")
+            memory.execute("CREATE TABLE IF NOT EXISTS inodes (inode PRIMARY KEY, bytes, mtime_ns, sha256)")
             if sha256:
-                memory.execute("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?)", (*key, sha256))
+                memory.execute("INSERT OR REPLACE INTO inodes VALUES (?, ?, ?, ?)", (*key, sha256))
                 memory.commit()
             row = memory.execute(
-                "SELECT sha256 FROM hashes WHERE path = ? AND bytes = ? AND mtime_ns = ?", key
+                "SELECT sha256 FROM inodes WHERE inode = ? AND bytes = ? AND mtime_ns = ?", key
             ).fetchone()
     except (OSError, sqlite3.Error):
         return None

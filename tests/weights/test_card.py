@@ -1,5 +1,6 @@
 """The card of a merged model says what its records say, and draws its road."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -42,6 +43,8 @@ def test_a_merged_model_has_a_card(tmp_path: Path) -> None:
     assert "this is a base model" in card
     assert "2 steps" in card
     assert "Held-out zh:" in card
+    weights = (tmp_path / "chinese" / "model.safetensors").read_bytes()
+    assert f"| {len(weights):,} | `{hashlib.sha256(weights).hexdigest()}` |" in card
     names = dict(re.findall(r'(n[0-9a-f]+)\["([^"]+)"\]', card))
     arrows = re.findall(r"(n[0-9a-f]+)\[.*?\] -->\|\"(.*?)\"\| (n[0-9a-f]+)", card)
     assert {(names[one], part, names[other]) for one, part, other in arrows} >= {

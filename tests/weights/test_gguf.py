@@ -19,8 +19,9 @@ from yayan.lineage import sha256_of
 from yayan.model.load import load_model
 from yayan.stage import execute
 from yayan.tokenizer import load_tokenizer
-from yayan.weights.gguf import Gguf, Proof, probing_texts
-from yayan.weights.gguf_file import plan_file, weights_bytes, write_gguf
+from yayan.weights.gguf import Gguf
+from yayan.weights.gguf_file import plan_file, weights_bytes, write_gguf, write_gguf_files
+from yayan.weights.gguf_proof import Proof, probing_texts
 from yayan.weights.importance import importance_of
 from yayan.weights.quantize import FileType
 from yayan.weights.stream import open_tensors
@@ -102,8 +103,16 @@ def test_a_real_tokenizer_cuts_the_same(tmp_path: Path) -> None:
     write_gguf(EN_BASE, tmp_path / "model.gguf", "Q8_0")
     tokenizer = load_tokenizer(EN_BASE)
     with LlamaCpp(tmp_path / "model.gguf", threads=1) as engine:
-        for text in probing_texts(tokenizer):
+        for text in probing_texts(tokenizer)[:300]:
             assert engine.tokenize(text) == tokenizer.encode(text)
+
+
+def test_several_types_in_one_pass_are_the_same_files(model: Path, tmp_path: Path) -> None:
+    kinds: list[FileType] = ["F32", "Q8_0", "Q2_K"]
+    together = write_gguf_files(model, {kind: tmp_path / f"{kind}.gguf" for kind in kinds})
+    for kind in kinds:
+        assert write_gguf(model, tmp_path / "alone.gguf", kind) == together[kind]
+        assert (tmp_path / "alone.gguf").read_bytes() == (tmp_path / f"{kind}.gguf").read_bytes()
 
 
 def test_the_stage_writes_each_type_and_says_what_was_checked(model: Path, tmp_path: Path) -> None:
@@ -117,7 +126,7 @@ def test_the_stage_writes_each_type_and_says_what_was_checked(model: Path, tmp_p
     assert q4["tensors"] == {"Q4_K": 20, "Q6_K": 3, "F32": 7}  # output, and two of layer 2
     assert 4.5 < q4["bits_per_weight"] < 6 < 8.4 < q8["bits_per_weight"] < 8.7
     for entry in (f16, q8, q4):
-        assert entry["texts_with_equal_tokens"] > 200
+        assert entry["texts_with_equal_tokens"] > 10_000
         assert entry["chats_with_equal_prompts"] == 2
         assert entry["positions_compared"] == 8
     differences = [entry["largest_difference_of_logprobs"] for entry in (f16, q8, q4)]

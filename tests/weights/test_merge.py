@@ -16,7 +16,8 @@ from yayan.model.load import load_model
 from yayan.stage import execute
 from yayan.tokenizer import load_tokenizer
 from yayan.weights.adapter import read_adapter
-from yayan.weights.merge import Merge, merge_adapters, recompute_rows
+from yayan.weights.merge import Merge, merge_adapters
+from yayan.weights.merge_proof import largest_difference, recompute_rows
 from yayan.weights.stream import open_tensors
 
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -270,11 +271,25 @@ def test_the_stage_writes_a_model_folder(base: Path, adapter: Path, tmp_path: Pa
     assert metrics["token_rows"] == 2 * len(NEW_ROWS)
     assert metrics["rows_recomputed"] == 8 * metrics["tensors_merged"] + 8 * 2
     assert 0 < metrics["largest_error"] <= 1
+    assert metrics["largest_difference_of_logprobs"] < 1e-4
     logits, wanted = (
         model(torch.tensor([[1, 269, 3, 270]])).logits
         for model in (load_model(out), PeftModel.from_pretrained(load_model(base), adapter))
     )
     torch.testing.assert_close(logits, wanted, rtol=0, atol=1e-5)
+
+
+def test_an_adapter_that_was_trained_at_length_brings_its_positions(
+    base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    """In the form in which Chinese-LLaMA-2's adapters of 16,384 positions say it."""
+    scaling = {"type": "linear", "factor": 4.0}
+    said = {"max_position_embeddings": 64, "rope_scaling": scaling, "vocab_size": 9}
+    (adapter / "config.json").write_text(json.dumps(said))
+    execute(Merge(base=base, adapter=[adapter], out=tmp_path / "out"))
+    rotary = load_model(tmp_path / "out").model.rotary_emb
+    assert torch.equal(rotary.inv_freq * 4, load_model(base).model.rotary_emb.inv_freq)
+    assert load_model(tmp_path / "out").config.vocab_size == load_model(base).config.vocab_size
 
 
 def test_shards_are_the_same_model(base: Path, adapter: Path, tmp_path: Path) -> None:
@@ -303,6 +318,14 @@ def test_the_check_sees_wrong_weights(base: Path, adapter: Path, tmp_path: Path,
 
 FIRST = "base_model.model.model.layers.0.self_attn.q_proj"
 ROWS = "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"
+
+
+def test_the_check_sees_another_prediction(base: Path, adapter: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    merge_adapters(base, [adapter], tmp_path / "out")
+    edit_tensors(adapter, lambda tensors: tensors[f"{FIRST}.lora_B.weight"].mul_(-50))
+    with pytest.raises(WorkError, match="predicts something else"):
+        largest_difference(base, [adapter], tmp_path / "out")
 
 
 @pytest.mark.parametrize(

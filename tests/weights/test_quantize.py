@@ -1,6 +1,8 @@
 """Block types against the counts that llama.cpp prints for known files; blocks against gguf's own Python code."""
 
+import json
 from collections import Counter
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -8,8 +10,10 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType as BlockType
 
+from tests.weights import llama_quantize
 from yayan.errors import UserError
 from yayan.weights import quantize
+from yayan.weights.gguf_file import write_gguf_files
 from yayan.weights.quantize import FileType, block_type, quantize_blocks, row_bytes
 
 MODULES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
@@ -192,3 +196,14 @@ def test_a_weight_that_the_type_cannot_hold_is_refused(value: float, kind: Block
     weight[2, 200] = value
     with pytest.raises(UserError, match=kind.name):
         quantize_blocks(weight, kind)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", llama_quantize.SHAPES)
+def test_files_are_those_of_llama_cpps_own_quantiser(shape: str, tmp_path: Path) -> None:
+    """The same type for every tensor, and the same bytes."""
+    model, importance = llama_quantize.make_model(tmp_path / "model", shape)
+    paths = {kind: tmp_path / f"{kind}.gguf" for kind in llama_quantize.kinds_of(shape)}
+    write_gguf_files(model, paths, importance)
+    recorded = json.loads(llama_quantize.RECORD.read_text())[shape]
+    assert {kind: llama_quantize.digest(path) for kind, path in paths.items()} == recorded

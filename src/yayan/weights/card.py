@@ -5,7 +5,7 @@ said.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,14 @@ graph LR
 {{ line }}
 {%- endfor %}
 
+## Files
+
+| file | bytes | SHA-256 |
+| --- | ---: | --- |
+{%- for file in files %}
+| {{ file.name }} | {{ "{:,}".format(file.bytes) }} | `{{ file.sha256 }}` |
+{%- endfor %}
+
 ## Limits
 
 It was taught by text, and says what such text says, true or not. Nothing was done to make it safe. What it was not
@@ -54,11 +62,17 @@ evaluated on (see above) nobody knows.
 
 
 def write_card(
-    out: Path, name: str, base: Path, inputs: Mapping[str, Path], facts: Mapping[str, Any]
+    out: Path,
+    name: str,
+    base: Path,
+    inputs: Mapping[str, Path],
+    facts: Mapping[str, Any],
+    weights: Sequence[Path],
 ) -> None:
     """Write the card of `out`.
 
-    `inputs`: folders that it was made of, by their part; `facts`: parameters, bytes, dtype, and `old_rows` if it grew.
+    `inputs`: folders that it was made of, by their part; `facts`: parameters, bytes, dtype, and `old_rows` if it grew;
+    `weights`: the files that hold them.
     """
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))
     rows = config["vocab_size"]
@@ -75,6 +89,10 @@ def write_card(
         licences=sorted({item for path in inputs.values() for item in lineage.licences_of(path)}),
         edges=list(dict.fromkeys(edges_of(name, inputs))),
         measured=list(measurements_of(inputs)),
+        files=[
+            {"name": path.name, "bytes": path.stat().st_size, "sha256": lineage.sha256_of(path)}
+            for path in weights
+        ],
     )
     (out / CARD_NAME).write_text(card, encoding="utf-8")
 

@@ -5,8 +5,8 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Shapes: H hea
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from yayan.progress import Progress
 from yayan.tokenizer import Tokenizer
 from yayan.weights.gguf_tokens import TokenTable, read_tokenizer, write_tokens
 from yayan.weights.quantize import FILE_TYPES, BlockType, FileType, block_type, quantize_blocks, row_bytes
-from yayan.weights.stream import TensorSource, open_tensors
+from yayan.weights.stream import TensorSource, open_tensors, refuse_full_disk
 
 OUTSIDE_LAYERS = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 ARCHITECTURES = {
@@ -75,16 +75,45 @@ class PlannedFile:
     tokens: TokenTable
     rows: int
 
+    def of_type(self, file_type: FileType, *, weighted: bool) -> "PlannedFile":
+        """The same model in another type."""
+        return replace(self, tensors=plan_tensors(self.source, self.config, file_type, weighted=weighted))
+
 
 def write_gguf(
     model: Path, path: Path, file_type: FileType, importance: Importance | None = None
 ) -> dict[str, object]:
-    """Write a model folder as `path`, holding one tensor in memory; returns bytes, bits a weight, tensors a type.
+    """`write_gguf_files` for one file."""
+    return write_gguf_files(model, {file_type: path}, importance)[file_type]
 
-    `importance`: by name of a matrix, how much an error of each of its columns counts. Raises UserError as `plan_file`
-    does, or if a weight does not fit the type.
+
+def write_gguf_files(
+    model: Path, paths: Mapping[FileType, Path], importance: Importance | None = None
+) -> dict[FileType, dict[str, object]]:
+    """Write a model folder as one file a type in one pass over its tensors, of which one is held in memory.
+
+    `importance`: by name of a matrix, how much an error of each of its columns counts. Returns bytes, bits a weight and
+    tensors a type of each file. Raises UserError as `plan_file` does, or if a weight does not fit a type, WorkError if
+    the disk has not enough room for all files.
     """
-    plan = plan_file(model, file_type, weighted=bool(importance))
+    first = plan_file(model, next(iter(paths)), weighted=bool(importance))
+    plans = {kind: first.of_type(kind, weighted=bool(importance)) for kind in paths}
+    needed = {kind: sum(item.bytes for item in plan.tensors) for kind, plan in plans.items()}
+    refuse_full_disk(next(iter(paths.values())).parent, sum(needed.values()))
+    writers = {kind: begin_file(model, path, kind, plans[kind]) for kind, path in paths.items()}
+    write_tensors([(writers[kind], plans[kind]) for kind in paths], importance or {})
+    return {
+        kind: {
+            "bytes": path.stat().st_size,
+            "bits_per_weight": round(8 * needed[kind] / sum(prod(i.shape) for i in plans[kind].tensors), 3),
+            "tensors": dict(Counter(item.kind.name for item in plans[kind].tensors)),
+        }
+        for kind, path in paths.items()
+    }
+
+
+def begin_file(model: Path, path: Path, file_type: FileType, plan: PlannedFile) -> GGUFWriter:
+    """A file with all but the values of its tensors."""
     writer = GGUFWriter(path, ARCHITECTURES[plan.config["model_type"]])
     writer.add_name(model.resolve().name)
     writer.add_file_type(FILE_TYPES[file_type])
@@ -93,13 +122,10 @@ def write_gguf(
     write_tokens(writer, plan.tokenizer, plan.tokens, plan.rows)
     for item in plan.tensors:
         writer.add_tensor_info(item.name, item.shape, np.dtype(np.float32), item.bytes, raw_dtype=item.kind)
-    write_tensors(writer, plan, importance or {})
-    weights = sum(prod(item.shape) for item in plan.tensors)
-    return {
-        "bytes": path.stat().st_size,
-        "bits_per_weight": round(8 * sum(item.bytes for item in plan.tensors) / weights, 3),
-        "tensors": dict(Counter(item.kind.name for item in plan.tensors)),
-    }
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    return writer
 
 
 def plan_file(model: Path, file_type: FileType, *, weighted: bool = False) -> PlannedFile:
@@ -239,23 +265,25 @@ def write_hyperparameters(writer: GGUFWriter, config: dict[str, Any]) -> None:
         writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
 
 
-def write_tensors(writer: GGUFWriter, plan: PlannedFile, importance: Importance) -> None:
-    """Write the file: header, metadata, then each tensor as it is read."""
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    heads = heads_of(plan.config)
-    megabytes = sum(item.bytes for item in plan.tensors) / 1e6
-    with Progress(f"write {writer.path}", total=megabytes, unit="MB") as bar:
-        for item in plan.tensors:
+def write_tensors(files: Sequence[tuple[GGUFWriter, PlannedFile]], importance: Importance) -> None:
+    """Write each tensor, as it is read, into all files (which differ in nothing but types), and close them."""
+    plan = files[0][1]
+    heads, paired = heads_of(plan.config), ARCHITECTURES[plan.config["model_type"]] in PAIRED
+    names = ", ".join(str(writer.path) for writer, _ in files)
+    megabytes = sum(item.bytes for _, plan in files for item in plan.tensors) / 1e6
+    with Progress(f"write {names}", total=megabytes, unit="MB") as bar:
+        for number, item in enumerate(plan.tensors):
             tensor = plan.source.read(item.source)
             module = item.name.split(".")[-2]
-            if module in heads and ARCHITECTURES[plan.config["model_type"]] in PAIRED:
+            if paired and module in heads:
                 tensor = interleave_halves(tensor, heads[module])
             matrix = tensor if tensor.dim() == 2 else tensor[None]
-            writer.write_tensor_data(quantize_blocks(matrix, item.kind, importance.get(item.source)))
-            bar.advance(item.bytes / 1e6)
-    writer.close()
+            for writer, own in files:
+                kind = own.tensors[number].kind
+                writer.write_tensor_data(quantize_blocks(matrix, kind, importance.get(item.source)))
+                bar.advance(own.tensors[number].bytes / 1e6)
+    for writer, _ in files:
+        writer.close()
 
 
 def interleave_halves(tensor: torch.Tensor, heads: int) -> torch.Tensor:

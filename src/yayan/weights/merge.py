@@ -4,7 +4,7 @@ W + s B A, its rows brought to DoRA's lengths where there are some, trained toke
 whole.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -21,6 +21,7 @@ from yayan.model.folder import (
     copy_files,
     inherited,
     read_config,
+    read_json,
     write_json,
 )
 from yayan.progress import Progress
@@ -28,6 +29,8 @@ from yayan.stage import InputPath, Stage
 from yayan.tokenizer import load_tokenizer
 from yayan.weights.adapter import Adapter, read_adapter
 from yayan.weights.card import write_card
+from yayan.weights.merge_proof import largest_difference, recompute_rows
+from yayan.weights.meta_layout import refuse_beyond_layout, write_meta_layout
 from yayan.weights.stream import (
     MAX_SHARD_BYTES,
     TensorSource,
@@ -39,8 +42,6 @@ from yayan.weights.stream import (
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 COMPUTED = "rotary_emb.inv_freq"  # a table in old checkpoints that follows from the configuration
-SAMPLED_ROWS = 8
-NORM_EPS = 64  # roundings that a float32 norm of a row may be off by
 BLOCK_ROWS = 4096  # rows of an adapter that are converted at once
 
 
@@ -56,9 +57,13 @@ class Merge(Stage):
     """How much of each adapter is added, in their order (1 if not given): LoRA pairs only can be added in part."""
     dtype: Literal["keep", "float32", "bfloat16", "float16"] = "keep"
     """Number format of the result (keep: that of the base); the sum is taken in float32 and rounded once."""
+    format: Literal["safetensors", "pth"] = "safetensors"
+    """pth: Meta's layout (consolidated.00.pth, params.json), for programs that read nothing else."""
 
     def check(self) -> None:
-        open_inputs(self.base, self.adapter, self.weight)
+        inputs = open_inputs(self.base, self.adapter, self.weight)
+        if self.format == "pth":
+            refuse_beyond_layout(inputs.config, list(inputs.specs), self.base)
 
     def run(self, work: Path) -> dict[str, object]:
         metrics = merge_adapters(self.base, self.adapter, work, DTYPES.get(self.dtype), weights=self.weight)
@@ -66,7 +71,13 @@ class Merge(Stage):
             f"adapter {i}" if len(self.adapter) > 1 else "adapter": item
             for i, item in enumerate(self.adapter, 1)
         }
-        write_card(work, self.out.name, self.base, {"base": self.base, **parts}, metrics)
+        weights = sorted(work.glob("model*.safetensors"))
+        if self.format == "pth":
+            files = write_meta_layout(work, work)
+            for path in (*weights, *work.glob("model*.index.json")):
+                path.unlink()
+            weights = files
+        write_card(work, self.out.name, self.base, {"base": self.base, **parts}, metrics, weights)
         return metrics
 
 
@@ -172,12 +183,14 @@ def merge_adapters(
     changed = sorted(set().union(*(adapter.targets for adapter in opened)))
     rows, largest_error = recompute_rows(source, opened, open_tensors(out), changed)
     copy_small_files(base, inputs, out, dtype)
+    difference = None if weights or source.pickled else largest_difference(base, adapters, out)
     return totals(plan) | {
         "tensors_merged": len(changed),
         "adapters": len(opened),
         "token_rows": sum(len(ids) for adapter in opened for _, ids in adapter.rows.values()),
         "rows_recomputed": rows,
         "largest_error": largest_error,
+        "largest_difference_of_logprobs": difference,
         **(inherited(base) if inputs.tokenizer == base else {"old_rows": source.shape(INPUT_END)[0]}),
     }
 
@@ -220,70 +233,14 @@ def finite(name: str, tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def recompute_rows(
-    base: TensorSource, adapters: Sequence[Adapter], merged: TensorSource, names: Iterable[str]
-) -> tuple[int, float]:
-    """Recompute rows of the named tensors in float64 from the inputs and compare them with what is on the disk.
-
-    The rows are drawn from a seeded generator, half of them among trained token rows where there are any. Returns how
-    many rows were compared and the largest deviation, relative to its bound: one rounding to the tensor's dtype and the
-    float32 error of a sum of r products. Raises WorkError if the deviation exceeds the bound.
-    """
-    generator = torch.Generator().manual_seed(0)
-    count, largest = 0, 0.0
-    for name in names:
-        ids = torch.randint(merged.shape(name)[0], (SAMPLED_ROWS,), generator=generator)
-        for adapter in adapters:
-            if name in adapter.rows and len(trained := adapter.rows[name][1]):
-                picks = torch.randint(len(trained), (SAMPLED_ROWS,), generator=generator)
-                ids = torch.cat([ids, trained[picks]])
-        wanted, bound = expected_rows(name, ids, base, adapters)
-        limits = torch.finfo(merged.dtype(name))
-        bound += wanted.abs() * limits.eps + limits.smallest_normal
-        error = ((merged.read(name)[ids].double() - wanted).abs() / bound).max().item()
-        if not error <= 1:
-            what = "the merged weights on the disk are not those of base and adapters"
-            raise WorkError(what, where=name, cure="check the disk and run the command again")
-        count, largest = count + len(ids), max(largest, error)
-    return count, largest
-
-
-def expected_rows(
-    name: str, ids: torch.Tensor, base: TensorSource, adapters: Sequence[Adapter]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows `ids` of the merged tensor in float64, and what float32 arithmetic may add to their error."""
-    wanted = next(
-        (item.tensors.read(item.whole[name]) for item in adapters if name in item.whole), base.read(name)
-    )[ids].double()
-    bound = wanted.abs() * torch.finfo(torch.float32).eps
-    for adapter in adapters:
-        if name in adapter.pairs:
-            a_RI, b_OR, scale = adapter.pair(name)
-            a_RI, b_KR = a_RI.double(), b_OR[ids].double()
-            wanted += scale * (b_KR @ a_RI)
-            magnitude = abs(scale) * (b_KR.abs() @ a_RI.abs()) + wanted.abs()
-            bound += magnitude * (a_RI.shape[0] + 2) * torch.finfo(torch.float32).eps
-            if (lengths_O := adapter.lengths(name)) is not None:
-                factor_K1 = (lengths_O[ids].double() / torch.linalg.norm(wanted, dim=1))[:, None]
-                wanted *= factor_K1
-                bound *= factor_K1.abs()
-                bound += wanted.abs() * NORM_EPS * torch.finfo(torch.float32).eps
-        if name in adapter.rows:
-            key, trained = adapter.rows[name]
-            values = adapter.tensors.read(key)
-            places = {row: place for place, row in enumerate(trained.tolist())}
-            for k, row in enumerate(ids.tolist()):
-                if row in places:
-                    wanted[k] = values[places[row]].double()
-    return wanted, bound
-
-
 def copy_small_files(base: Path, inputs: Inputs, out: Path, dtype: torch.dtype | None) -> None:
     """The base's configuration and generation settings, the tokenizer, the last template that an adapter has."""
     config = inputs.config
     if dtype is not None:
         config = {key: value for key, value in config.items() if key != "torch_dtype"}
         config["dtype"] = str(dtype).removeprefix("torch.")
+    for adapter in inputs.adapters:
+        config = with_positions_of(adapter.folder, config)
     rows = inputs.specs[INPUT_END].shape[0]
     write_json(out / "config.json", config if rows == config["vocab_size"] else config | {"vocab_size": rows})
     copy_files(base, out, [GENERATION_FILE])
@@ -292,3 +249,18 @@ def copy_small_files(base: Path, inputs: Inputs, out: Path, dtype: torch.dtype |
         load_tokenizer(inputs.tokenizer).fast.save(str(out / "tokenizer.json"))
     for adapter in inputs.adapters:
         copy_files(adapter.folder, out, [TEMPLATE_FILE])
+
+
+def with_positions_of(adapter: Path, config: dict) -> dict:
+    """The configuration with the positions and RoPE's scaling that an adapter was trained with, if its folder says."""
+    if not (adapter / "config.json").is_file():
+        return config
+    theirs = read_json(adapter / "config.json")
+    scaling = {key: theirs[key] for key in ("rope_scaling", "rope_parameters") if theirs.get(key)}
+    if not scaling:
+        return config
+    base = config.get("rope_theta") or (config.get("rope_parameters") or {}).get("rope_theta")
+    kept = {key: value for key, value in config.items() if key not in ("rope_scaling", "rope_parameters")}
+    kept |= {"rope_theta": theirs.get("rope_theta") or base or 10000.0} if "rope_scaling" in scaling else {}
+    positions = theirs.get("max_position_embeddings", config["max_position_embeddings"])
+    return kept | scaling | {"max_position_embeddings": positions}

@@ -154,9 +154,7 @@ class TensorWriter:
         self.bytes = sum(spec.bytes for spec in plan.values())
         for stale in folder.glob("model*.safetensors*"):
             stale.unlink()
-        if shutil.disk_usage(folder).free < self.bytes:
-            what = f"the disk is full, the weights need {self.bytes / 1e9:.3g} GB"
-            raise WorkError(what, where=folder, cure="free some space, the same command goes on")
+        refuse_full_disk(folder, self.bytes)
         groups = group_by_size(self.plan, max_shard_bytes)
         self._missing = set(plan)
         self._places: dict[str, tuple[Path, int]] = {}
@@ -211,6 +209,13 @@ class TensorWriter:
     ) -> None:
         if error is None:
             self.close()
+
+
+def refuse_full_disk(folder: Path, size_bytes: int) -> None:
+    """WorkError unless so much fits on the disk of a folder."""
+    if shutil.disk_usage(folder).free < size_bytes:
+        what = f"the disk is full, the weights need {size_bytes / 1e9:.3g} GB"
+        raise WorkError(what, where=folder, cure="free some space, the same command goes on")
 
 
 def group_by_size(plan: Mapping[str, TensorSpec], max_bytes: int) -> list[list[str]]:

@@ -1,0 +1,126 @@
+"""The proof that llama.cpp cuts, prompts and computes from a GGUF file what the model folder does."""
+
+import random
+import sys
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from yayan.engine.llamacpp import LlamaCpp
+from yayan.errors import WorkError
+from yayan.model.folder import read_config
+from yayan.model.load import load_model
+from yayan.template import encode_prompt
+from yayan.tokenizer import Tokenizer, load_tokenizer
+from yayan.weights.gguf_ids import ids_of, opened_vocabulary
+from yayan.weights.gguf_tokens import only_nfc
+from yayan.weights.quantize import FileType
+from yayan.weights.stream import open_tensors
+
+PROBED_TEXTS = 10_000
+PROBED_POSITIONS, PROBED_CONTEXT = 8, 256
+PROBED_TOKENS = 10  # the most likely ones at a position
+# Largest difference of natural log-probabilities among them. Seen: F32 3e-4; F16 2e-2, since llama.cpp then rounds the
+# activations, too. What the other types lose is told, not judged.
+TOLERANCE = {"F32": 1e-3, "F16": 0.1}
+LARGEST_REFERENCE_BYTES = 4 << 30  # of a model in float32; beyond, only the tokenizer is compared
+HARD_TEXTS = (
+    "Hello world",
+    "  two  spaces,\ttabs\n\n\nand lines \r\n",
+    " leading and trailing ",
+    "def f(x):\n    if x:\n        return {'a': [1, 2.5e-3]}\n",
+    "雅言：诗、书、执礼，皆雅言也。",
+    "子曰：“学而时习之，不亦说乎？”　全角　空格",
+    "中文English混排123，標點。",
+    "<s>[INST] not a special token [/INST]</s><unk><pad><0x0A>",
+    "naïve café Ærøskøbing Ελληνικά русский עברית العربية हिन्दी ไทย 한국어 日本語",
+    "emoji 🙂👩‍👩‍👧‍👦🇨🇳, rare 𠮷𪚥, private \ue000, zero\u200bwidth, e\u0301",
+    "▁ U+2581 ▁▁",
+)
+CHATS = (
+    [{"role": "user", "content": "你好！ Who are you?"}],
+    [
+        {"role": "user", "content": " 1 + 1 = ?\n"},
+        {"role": "assistant", "content": "2"},
+        {"role": "user", "content": "为什么？"},
+    ],
+)
+
+
+class Proof:
+    """What a model folder itself makes of texts, chats and prompts, to hold GGUF files against it."""
+
+    def __init__(self, model: Path) -> None:
+        self.tokenizer = load_tokenizer(model)
+        self.context = min(PROBED_CONTEXT, int(read_config(model)["max_position_embeddings"]))
+        self.texts = probing_texts(self.tokenizer)
+        if only_nfc(self.tokenizer):
+            what = "llama.cpp does not bring texts into NFC as this tokenizer does: others are cut otherwise there"
+            print(f"  {what}", file=sys.stderr, flush=True)
+            self.texts = [unicodedata.normalize("NFC", text) for text in self.texts]
+        self.prompts = probing_prompts(self.tokenizer)
+        self.logprobs_V: list[torch.Tensor] = []
+        source = open_tensors(model)
+        if 4 * sum(spec.elements for spec in source.specs.values()) <= LARGEST_REFERENCE_BYTES:
+            self.logprobs_V = next_logprobs(model, self.prompts)
+
+    def compare(self, path: Path, kind: FileType) -> dict[str, object]:
+        """Open a file in llama.cpp and compare. Raises WorkError if it differs; returns what was compared."""
+        self._compare_texts(path)
+        # All positions of a 7B would be 4 GB of cache
+        with LlamaCpp(path, threads=1, exact=True, context=self.context) as engine:
+            chats = CHATS if self.tokenizer.template is not None else ()
+            for chat in chats:
+                if engine.prompt_ids(chat) != encode_prompt(self.tokenizer, chat):
+                    raise WorkError("llama.cpp makes another prompt of a chat than the model", where=path)
+            return {
+                "texts_with_equal_tokens": len(self.texts),
+                "chats_with_equal_prompts": len(chats),
+                "positions_compared": len(self.logprobs_V),
+                **(self._compare_logprobs(engine, path, kind) if self.logprobs_V else {}),
+            }
+
+    def _compare_texts(self, path: Path) -> None:
+        with opened_vocabulary(path) as vocabulary:
+            for text, ids in zip(self.texts, self.tokenizer.encode_batch(self.texts), strict=True):
+                if ids_of(vocabulary, text) != ids:
+                    raise WorkError(f"llama.cpp cuts {text!r} into other tokens than the model", where=path)
+
+    def _compare_logprobs(self, engine: LlamaCpp, path: Path, kind: FileType) -> dict[str, object]:
+        worst, same_first = 0.0, 0
+        for prompt, logprobs_V in zip(self.prompts, self.logprobs_V, strict=True):
+            theirs = engine.next_logprobs(prompt, PROBED_TOKENS)
+            worst = max(worst, *(abs(value - float(logprobs_V[token])) for token, value in theirs.items()))
+            same_first += max(theirs, key=lambda token: theirs[token]) == int(logprobs_V.argmax())
+        if not worst <= TOLERANCE.get(kind, float("inf")):
+            what = f"llama.cpp computes other log-probabilities than the model, they differ by {worst:.3g}"
+            raise WorkError(what, where=path)
+        return {
+            "largest_difference_of_logprobs": float(f"{worst:.3g}"),
+            "positions_with_same_first_token": same_first,
+        }
+
+
+def probing_texts(tokenizer: Tokenizer) -> list[str]:
+    """Hard texts, and random tokens put together, so that new tokens meet each other and the old ones."""
+    rng = random.Random(0)
+    broken = "\N{REPLACEMENT CHARACTER}"  # what a byte that is no character by itself decodes to
+    whole = [i for i in range(tokenizer.size) if broken not in tokenizer.decode([i])]
+    joined = [tokenizer.decode(rng.choices(whole, k=rng.randint(1, 12))) for _ in range(PROBED_TEXTS)]
+    return [*HARD_TEXTS, *joined]
+
+
+def probing_prompts(tokenizer: Tokenizer) -> list[list[int]]:
+    """Beginnings of different lengths of texts in both languages, each after BOS."""
+    begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    ids = [tokenizer.encode(text) for text in HARD_TEXTS]
+    return [begin + ids[index][: 1 + 2 * index] for index in range(PROBED_POSITIONS)]
+
+
+@torch.no_grad()
+def next_logprobs(model: Path, prompts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+    """Natural log-probabilities of the token after each prompt, in float32, by `transformers`."""
+    network = load_model(model)
+    return [network(torch.tensor([prompt])).logits[0, -1].log_softmax(-1) for prompt in prompts]
