@@ -86,11 +86,9 @@ def test_the_cache_of_the_server_is_less_exact(path: Path, ids: list[int], refer
     assert 1e-5 < difference < 0.1
 
 
-def test_it_says_how_large_the_model_is(model: Path, path: Path) -> None:
+def test_it_says_how_large_the_model_is(path: Path) -> None:
     with Network(path, threads=1) as network:
-        weights = sum(tensor.numel() for tensor in load_model(model).state_dict().values())
-        assert (network.positions, network.rows, network.parameters) == (512, 500, weights)
-        assert network.tokenize(TEXT) == load_tokenizer(model).encode(TEXT)
+        assert (network.positions, network.rows) == (512, 500)
     network.close()  # a second time
 
 

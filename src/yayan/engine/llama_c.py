@@ -16,7 +16,7 @@ import xllamacpp
 
 from yayan.errors import UserError, WorkError
 from yayan.weights.ggml import Pointer, read_header
-from yayan.weights.gguf_ids import Id, ids_of, llama, quiet_llamacpp
+from yayan.weights.gguf_ids import Id, llama, quiet_llamacpp
 
 F32, F16 = 0, 1  # ggml's numbers of the types of the cache
 NO_FLASH_ATTENTION, AUTO = 0, -1
@@ -94,7 +94,6 @@ def functions() -> ctypes.CDLL:
         "llama_n_threads_batch": (Number, [Pointer]),
         "llama_model_has_decoder": (ctypes.c_bool, [Pointer]),
         "llama_model_has_encoder": (ctypes.c_bool, [Pointer]),
-        "llama_model_n_params": (ctypes.c_uint64, [Pointer]),
         "llama_vocab_n_tokens": (Number, [Pointer]),
         "llama_batch_get_one": (Batch, [ctypes.POINTER(Id), Number]),
         "llama_decode": (Number, [Pointer, Batch]),
@@ -159,9 +158,7 @@ class Network:
             except BaseException:
                 self.close()
                 raise
-        self._vocabulary = functions().llama_model_get_vocab(self._model)
-        self.rows: int = functions().llama_vocab_n_tokens(self._vocabulary)
-        self.parameters: int = functions().llama_model_n_params(self._model)
+        self.rows: int = functions().llama_vocab_n_tokens(functions().llama_model_get_vocab(self._model))
 
     def _load(self) -> int:
         found = functions().llama_model_load_from_file(
@@ -189,6 +186,7 @@ class Network:
             raise WorkError(what, where=self.path, cure="ask for a smaller one; --debug shows its reasons")
         is_so = {
             "n_ctx": functions().llama_n_ctx(self._context) >= self.positions,  # it rounds up
+            "n_batch": functions().llama_n_batch(self._context) == self.batch,
             "n_ubatch": functions().llama_n_ubatch(self._context) == self.batch,
             "n_threads": functions().llama_n_threads(self._context) == threads,
             "n_threads_batch": functions().llama_n_threads_batch(self._context) == threads,
@@ -212,10 +210,6 @@ class Network:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def tokenize(self, text: str) -> list[int]:
-        """Ids as llama.cpp cuts a plain text: nothing is added, and special tokens in it are text."""
-        return ids_of(self._vocabulary, text)
 
     def forget(self, kept: int = 0) -> None:
         """Forget what was read, but for its first tokens."""
