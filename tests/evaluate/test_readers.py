@@ -8,7 +8,7 @@ import torch
 from tests.sentencepiece_model import make_chat_model
 from yayan.errors import UserError
 from yayan.evaluate.choices import answer, fit_prompt
-from yayan.evaluate.letters import accuracy, letter_prompts, letter_scores
+from yayan.evaluate.letter_scores import accuracy, letter_prompts, letter_scores
 from yayan.evaluate.questions import read_subjects
 from yayan.evaluate.readers import LLAMA_CPP, TORCH, FolderReader, GgufReader, open_reader, positions_of
 from yayan.evaluate.scorer import open_scorer

@@ -13,7 +13,7 @@ import numpy as np
 from yayan.evaluate.bits import Cost, Text, item_of, refuse_nonsense, stride_of, summarise
 from yayan.evaluate.divergence import Read, positions_kept, read_text, reference_file
 from yayan.evaluate.divergence import summarise as summarise_divergence
-from yayan.evaluate.letters import Prompt, accuracy, letter_scores
+from yayan.evaluate.letter_scores import Prompt, accuracy, letter_scores
 from yayan.evaluate.readers import FolderReader, GgufReader
 from yayan.evaluate.scorer import first_token
 from yayan.evaluate.timing import Question, lengthen, measure

@@ -11,7 +11,7 @@ from yayan.errors import UserError
 from yayan.evaluate.bench import ANSWER_TOKENS, IN_TORCH, REFERENCE, Bench, Kind, encode
 from yayan.evaluate.bits import read_texts
 from yayan.evaluate.cuts import show
-from yayan.evaluate.letters import letter_prompts
+from yayan.evaluate.letter_scores import letter_prompts
 from yayan.evaluate.page import Table, markdown_table
 from yayan.evaluate.questions import read_subjects
 from yayan.evaluate.readers import positions_of
