@@ -29,6 +29,8 @@ VERBS = {
     "eval tokens": ("yayan.evaluate.tokens:EvalTokens", "How tokenizers cut texts, and their dead ids."),
     "eval bits": ("yayan.evaluate.bits:EvalBits", "Bits per byte of held-out texts."),
     "eval ceval": ("yayan.evaluate.choices:EvalCeval", "Accuracy on four-choice questions in C-Eval's form."),
+    "eval longbench": ("yayan.evaluate.longbench:EvalLongbench", "LongBench: long texts, answered greedily."),
+    "eval needle": ("yayan.evaluate.needle:EvalNeedle", "Is a fact planted in a long text found again?"),
     "eval samples": ("yayan.evaluate.samples:EvalSamples", "Greedy answers to given prompts."),
     "eval quant": ("yayan.evaluate.quant:EvalQuant", "What quantising a model costs and saves."),
     "eval speed": (

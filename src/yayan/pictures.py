@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 INK = "#010203"  # becomes the page's text colour
 SERIES = ("#a10001", "#a10002", "#a10003", "#a10004")  # become the page's --series-1 .. --series-4
@@ -39,6 +40,7 @@ ALONE = {  # colours of a picture outside the page: the page's light ones
 PAPER = "#ffffff"
 LINES = (*SERIES[1:], SERIES[0])  # the page's accent first: the first of the bars is the quiet one, "before"
 SMOOTHED_SHARE = 40  # the smoothed loss is a mean over a 40th of the steps
+FAINTEST, DARKEST = 0.08, 0.55  # of the shades of a heat map, so that figures stay legible on them
 
 
 def svg_of(figure: Figure) -> str:
@@ -147,4 +149,31 @@ def draw_curves(curves: Mapping[str, Curve], across: str, up: str) -> str:
         axes.set_ylabel(up)
         axes.set_ylim(bottom=0)
         axes.legend()
+        return svg_of(figure)
+
+
+def draw_heat_map(
+    shares: Sequence[Sequence[float]],
+    *,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    row_title: str,
+    column_title: str,
+) -> str:
+    """A table of shares, 0 to 1, as shaded cells with the percent in each: the fuller, the more."""
+    with mpl.rc_context(STYLE | {"axes.spines.left": False, "axes.spines.bottom": False}):
+        figure = Figure(figsize=(7.2, 0.9 + 0.34 * len(rows)))
+        axes = figure.subplots()
+        for y, row in enumerate(shares):
+            for x, share in enumerate(row):
+                shade = FAINTEST + (1 - FAINTEST) * share
+                axes.add_patch(Rectangle((x, y), 0.95, 0.92, facecolor=SERIES[2], alpha=shade * DARKEST))
+                axes.text(x + 0.475, y + 0.46, f"{100 * share:.0f} %", ha="center", va="center")
+        axes.set_xlim(0, len(columns))
+        axes.set_ylim(len(rows), 0)
+        axes.set_xticks([x + 0.475 for x in range(len(columns))], columns)
+        axes.set_yticks([y + 0.46 for y in range(len(rows))], rows)
+        axes.tick_params(length=0)
+        axes.set_xlabel(column_title)
+        axes.set_ylabel(row_title)
         return svg_of(figure)

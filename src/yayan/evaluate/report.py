@@ -6,7 +6,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from yayan.errors import UserError
-from yayan.evaluate import measured, sections
+from yayan.evaluate import long_sections, measured, sections
 from yayan.evaluate.page import Page, markdown
 from yayan.evaluate.steps import Step, read_steps
 from yayan.stage import InputPath, Stage
@@ -48,6 +48,8 @@ def make_page(title: str, steps: list[Step]) -> Page:
         sections.tokens(steps),
         sections.training(steps),
         sections.choices(steps),
+        *long_sections.longbench(steps),
+        *long_sections.needles(steps),
         sections.quantisation(steps),
         measured.positions(steps),
         measured.quantised(steps),

@@ -127,6 +127,21 @@ def speed(m: Metrics) -> str:
     return ", ".join(rows)
 
 
+def longbench(m: Metrics) -> str:
+    """The averages of the languages whose six columns are whole; else the tasks."""
+    rows = m["tasks"]
+    means = {name: part["average"] for name, part in m["languages"].items() if part["average"] is not None}
+    means = means or {name: row["score"] for name, row in rows.items()}
+    cut = sum(row["truncated"] for row in rows.values())
+    asked = counted(sum(row["items"] for row in rows.values()), "item")
+    return f"{', '.join(f'{name} {mean:.1f}' for name, mean in means.items())}; {asked}, {cut:,} cut in the middle"
+
+
+def needle(m: Metrics) -> str:
+    share = f"{m['found']} of {m['asked']} found, {percent(m['share'])} ({span(m['interval'], percent)})"
+    return f"{share}; without the fact {m['control_found']} of {m['control_asked']}"
+
+
 def samples(m: Metrics) -> str:
     return f"{counted(m['answers'], 'answer')}, {m['tokens_per_second']:.0f} tokens/s"
 
@@ -146,6 +161,8 @@ CLAUSES: dict[str, Callable[[Metrics], str]] = {
     "eval tokens": tokens,
     "eval bits": bits,
     "eval ceval": ceval,
+    "eval longbench": longbench,
+    "eval needle": needle,
     "eval samples": samples,
     "eval quant": quant,
     "eval speed": speed,

@@ -1,0 +1,146 @@
+"""Greedy answers to many prompts by llama.cpp, each written down at once: an interrupted evaluation goes on."""
+
+import json
+import os
+from collections.abc import Iterable
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO
+
+from yayan.engine.llamacpp import LlamaCpp, find_gguf
+from yayan.errors import UserError
+from yayan.evaluate.samples import template_of
+from yayan.model.folder import read_config
+from yayan.progress import Progress
+from yayan.weights.ggml import read_header
+
+JOURNAL_NAME = ".answers.jsonl"
+AHEAD = 2  # prompts for each slot that are made and waiting, so that none stands idle
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt as the model sees it, under a name of its own."""
+
+    key: str
+    ids: list[int]
+    new_tokens: int
+    """Tokens of the answer at most."""
+    truncated: bool = False
+    """Whether the prompt was cut to fit."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was said; `complete` is False where the limit cut it."""
+
+    key: str
+    text: str
+    prompt_tokens: int
+    truncated: bool
+    tokens: int
+    complete: bool
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is known of a model before it is opened: how many tokens it sees at once, and whether it chats."""
+
+    context: int
+    chat: bool
+
+
+def look_at(model: Path) -> Asked:
+    """Raises UserError if there is no model folder and no GGUF file."""
+    if (model / "config.json").is_file():
+        context = int(read_config(model)["max_position_embeddings"])
+    else:
+        context = read_header(find_gguf(model)).context
+    return Asked(context, template_of(model) is not None)
+
+
+def refuse_less_than_one(**numbers: int | None) -> None:
+    """UserError for an option that counts something and is below 1; None leaves it open."""
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise UserError(f"{name} is {number}", where=name, cure="give at least 1")
+
+
+class Journal:
+    """The answers so far, in the work folder. `with Journal(work) as journal: ...` goes on where another one ended."""
+
+    def __init__(self, work: Path) -> None:
+        self.path = work / JOURNAL_NAME
+        self.answers: dict[str, Answer] = {}
+        self.file: IO[bytes] = self.path.open("ab+")
+        self._read()
+
+    def _read(self) -> None:
+        """Take over all whole lines; what a kill left of the last one is cut off."""
+        self.file.seek(0)
+        whole = 0
+        for line in self.file:
+            if not line.endswith(b"\n"):
+                break
+            answer = Answer(**json.loads(line))
+            self.answers[answer.key] = answer
+            whole += len(line)
+        self.file.truncate(whole)
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def add(self, answer: Answer) -> None:
+        """Write an answer down; when this returns a kill does not lose it."""
+        self.file.write(json.dumps(asdict(answer), ensure_ascii=False).encode() + b"\n")
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.answers[answer.key] = answer
+
+    def remove(self) -> None:
+        """Delete it, when the results are written."""
+        self.file.close()
+        self.path.unlink()
+
+
+def answer_all(
+    engine: LlamaCpp, journal: Journal, questions: Iterable[Question], slots: int, bar: Progress
+) -> None:
+    """Ask what `journal` does not hold yet, `slots` at a time; `questions` are made when they are needed.
+
+    With one slot an answer depends on its prompt alone. With several, products of other shapes are computed, and where
+    two tokens are as good as equal the other one may be taken.
+    """
+    todo = iter(questions)
+    with ThreadPoolExecutor(slots) as pool:
+        try:
+            waiting = {pool.submit(ask, engine, question) for question in islice(todo, AHEAD * slots)}
+            while waiting:
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for item in done:
+                    journal.add(item.result())
+                    bar.advance()
+                waiting |= {pool.submit(ask, engine, question) for question in islice(todo, len(done))}
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            engine.close()  # ends the requests under way, which the pool would wait for
+            raise
+
+
+def ask(engine: LlamaCpp, question: Question) -> Answer:
+    """One greedy answer to a prompt that is taken as it is."""
+    body = {"prompt": question.ids, "n_predict": question.new_tokens, "temperature": 0, "cache_prompt": False}
+    reply = engine.ask("/completion", body)
+    return Answer(
+        key=question.key,
+        text=reply["content"],
+        prompt_tokens=len(question.ids),
+        truncated=question.truncated,
+        tokens=reply["tokens_predicted"],
+        complete=reply["stop_type"] == "eos",
+    )

@@ -1,0 +1,61 @@
+"""Long prompts for a model that may be a GGUF file alone: llama.cpp's own ids, a chat template where it is due, a cut
+out of the middle of what is too long."""
+
+from functools import cached_property
+
+from yayan.engine.llamacpp import LlamaCpp
+
+LEAST_KEPT = 2  # tokens: one of each half
+
+
+class PromptMaker:
+    """Texts to the ids that an open model sees. With `chat` a text is the first message of a chat."""
+
+    def __init__(self, engine: LlamaCpp) -> None:
+        self.engine = engine
+
+    def ids(self, text: str, *, chat: bool) -> list[int]:
+        """A plain text stands behind BOS where the model wants one, and what looks like a special token is text."""
+        if chat:
+            return self.engine.prompt_ids([{"role": "user", "content": text}])
+        body = {"content": text, "add_special": True, "parse_special": False}
+        return self.engine.ask("/tokenize", body)["tokens"]
+
+    @cached_property
+    def template_tokens(self) -> int:
+        """What a chat template adds to a text."""
+        return len(self.ids("a", chat=True)) - len(self.ids("a", chat=False))
+
+    @cached_property
+    def _begins(self) -> tuple[int, bool]:
+        """How many special tokens stand before a text, and whether a space does that is not in it."""
+        special = len(self.ids("", chat=False))
+        return special, self._text(self.ids("a", chat=False)[special:]) == " a"
+
+    def _text(self, ids: list[int]) -> str:
+        return self.engine.ask("/detokenize", {"tokens": ids})["content"]
+
+    def cut(self, text: str, kept: int) -> str:
+        """The first and the last `kept // 2` tokens of a text (special ones counted), each half as text again."""
+        special, space = self._begins
+        ids, half = self.ids(text, chat=False), kept // 2
+        parts = [self._text(part) for part in (ids[:half][special:], ids[len(ids) - half :])]
+        return "".join(part.removeprefix(" ") if space else part for part in parts)
+
+    def fit(self, text: str, *, chat: bool, room: int, length: int | None) -> tuple[list[int], bool]:
+        """The ids of a text that takes `length` tokens at most (without a template; by default all of the `room`), and
+        whether it was cut for that. LongBench's rule: halves are decoded, joined, and tokenised again.
+        """
+        ids = self.ids(text, chat=chat)
+        if length is None:
+            length = room - (self.template_tokens if chat else 0)
+        plain = len(self.ids(text, chat=False)) if chat else len(ids)
+        if plain <= length and len(ids) <= room:
+            return ids, False
+        kept = min(length, plain)
+        while kept >= LEAST_KEPT:
+            ids = self.ids(self.cut(text, kept), chat=chat)
+            if len(ids) <= room:  # a seam may be cut otherwise than before
+                return ids, True
+            kept -= len(ids) - room
+        raise ValueError(f"nothing of a text fits into {room} tokens")
