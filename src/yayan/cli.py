@@ -39,6 +39,11 @@ VERBS = {
     "eval mmlu": ("yayan.evaluate.choices:EvalMmlu", "Accuracy on MMLU, four-choice questions in English."),
     "eval compare": ("yayan.evaluate.compare:EvalCompare", "Two models on the same four-choice questions."),
     "eval samples": ("yayan.evaluate.samples:EvalSamples", "Greedy answers to given prompts."),
+    "eval quant": ("yayan.evaluate.quant:EvalQuant", "What quantising a model costs and saves."),
+    "eval speed": (
+        "yayan.evaluate.speed:EvalSpeed",
+        "Milliseconds a token, memory, and what a draft model adds.",
+    ),
     "eval report": ("yayan.evaluate.report:EvalReport", "One page that tells what a road has done."),
 }
 EVAL_HELP = "Measure a model or a tokenizer."

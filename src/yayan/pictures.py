@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
@@ -122,6 +123,33 @@ def draw_loss(axes: Axes, lines: Sequence[dict]) -> None:
     axes.plot(steps, means, color=LINES[0])
     axes.set_title("loss, nats a token")
     axes.set_xlabel("step")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points of a line, and the 95 % interval of each (None where there is none)."""
+
+    xs: Sequence[float]
+    ys: Sequence[float]
+    intervals: Sequence[list[float] | None]
+
+
+def draw_curves(curves: Mapping[str, Curve], across: str, up: str) -> str:
+    """Lines over a common axis, with their intervals as bands; `across` and `up` name the axes."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 2.6))
+        axes = figure.subplots()
+        for colour, (name, curve) in zip(LINES * len(curves), curves.items(), strict=False):
+            axes.plot(curve.xs, curve.ys, color=colour, marker=".", label=name)
+            known = [(x, *pair) for x, pair in zip(curve.xs, curve.intervals, strict=True) if pair]
+            if known:
+                xs, lows, highs = zip(*known, strict=True)
+                axes.fill_between(xs, lows, highs, color=colour, alpha=0.15, linewidth=0)
+        axes.set_xlabel(across)
+        axes.set_ylabel(up)
+        axes.set_ylim(bottom=0)
+        axes.legend()
+        return svg_of(figure)
 
 
 def draw_heat_map(

@@ -52,6 +52,20 @@ def ordered(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def alone(function: Callable[[Task], Result], task: Task) -> Result:
+    """`function(task)` in a new process, whose memory is then its own. Raises WorkError if it dies."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, _prepare, (_nothing, ())) as pool:
+        try:
+            return pool.submit(function, task).result()
+        except BrokenProcessPool as error:
+            raise WorkError("a worker process died", cure="if the memory was full, free some") from error
+
+
+def _nothing() -> None:
+    """What a process needs that has one task only."""
+
+
 def _prepare(prepare: Callable[..., None], arguments: tuple) -> None:
     """In a new worker: Ctrl-C is the parent's affair, and the parent's death is this one's, too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -9,10 +9,13 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import LlamaForCausalLM
 
+from tests.conftest import quietly
 from yayan.errors import UserError, WorkError
-from yayan.evaluate.bits import EvalBits, read_texts, unknown_id
+from yayan.evaluate.bits import EvalBits, read_texts
 from yayan.evaluate.intervals import bootstrap_ratio, wilson
+from yayan.evaluate.readers import unknown_id
 from yayan.stage import execute
+from yayan.weights.gguf_file import write_gguf
 
 TEXTS = ["the cat sat on the mat", "请选出其中的正确答案。", "", "a 🐈 sat"]
 
@@ -82,8 +85,12 @@ def test_a_limit_takes_whole_documents(
         ({"context": 129}, "a context of 129"),
         ({"context": 0}, "a context of 0"),
         ({"limit": 0}, "a limit of 0 bytes"),
+        ({"overlap": -1}, "an overlap of -1"),
+        ({"context": 9, "overlap": 9}, "an overlap of 9"),
+        ({"by_position": 0}, "0 parts of a document"),
         ({"text": {}}, "no text is given"),
         ({"model": Path("no-such-model")}, "no-such-model"),
+        ({"model": Path(__file__)}, "not a GGUF file"),
         ({"text": {"zh": Path("no-such-text.jsonl")}}, "no-such-text"),
     ],
 )
@@ -94,6 +101,53 @@ def test_a_wrong_question_writes_nothing(
     with pytest.raises(UserError, match=sentence):
         execute(EvalBits(out=tmp_path / "bits", **asked))
     assert not (tmp_path / "bits").exists()
+
+
+@pytest.mark.parametrize("settings", [{}, {"context": 7}, {"context": 7, "overlap": 2}])
+def test_a_file_in_float32_measures_as_its_folder(
+    model_folder: Path, held_out: Path, tmp_path: Path, settings: dict
+) -> None:
+    write_gguf(model_folder, tmp_path / "model.gguf", "F32")
+    found = {}
+    for model in (model_folder, tmp_path / "model.gguf"):
+        stage = EvalBits(
+            out=tmp_path / model.stem, model=model, text={"a": held_out}, by_position=3, **settings
+        )
+        execute(stage, quietly)
+        found[model.stem] = json.loads((tmp_path / model.stem / "results.json").read_text())
+    own, other = found[model_folder.stem], found["model"]
+    assert (own["engine"], other["engine"]) == ("torch, float32", "llama.cpp, float32 cache")
+    assert (own["context"], own["overlap"]) == (other["context"], other["overlap"])
+    own, other = own["texts"]["a"], other["texts"]["a"]
+    assert other["bits_per_byte"] == pytest.approx(own["bits_per_byte"], rel=1e-5)
+    for mine, theirs in zip(own["items"], other["items"], strict=True):
+        nats, costs = mine.pop("nats"), theirs.pop("nats")
+        assert mine == theirs
+        assert costs == pytest.approx(nats, rel=1e-4)
+    for mine, theirs in zip(own["by_position"], other["by_position"], strict=True):
+        assert mine["bits_per_byte"] == pytest.approx(theirs["bits_per_byte"], rel=1e-4)
+        assert (mine["from_byte"], mine["bytes"]) == (theirs["from_byte"], theirs["bytes"])
+
+
+def test_the_overlap_is_how_far_windows_move(model_folder: Path, held_out: Path, tmp_path: Path) -> None:
+    """More overlap, more tokens before each: other figures; by default it is half of the context."""
+    rows = {}
+    for overlap in (0, 1, 3, None):
+        stage = EvalBits(
+            out=tmp_path / str(overlap), model=model_folder, text={"a": held_out}, context=6, overlap=overlap
+        )
+        metrics = execute(stage, quietly)["metrics"]
+        rows[overlap] = metrics["texts"]["a"]["bits_per_byte"]
+        assert metrics["overlap"] == (3 if overlap is None else overlap)
+    assert rows[None] == rows[3]
+    assert len(set(rows.values())) == 3
+
+
+def test_by_position_leaves_a_picture(model_folder: Path, held_out: Path, tmp_path: Path) -> None:
+    stage = EvalBits(out=tmp_path / "bits", model=model_folder, text={"a": held_out}, by_position=4)
+    row = execute(stage, quietly)["metrics"]["texts"]["a"]
+    assert sum(part["tokens"] for part in row["by_position"]) == row["tokens"]
+    assert "<svg" in (tmp_path / "bits" / "by-position.svg").read_text()
 
 
 def test_empty_documents_alone_are_no_text(model_folder: Path, tmp_path: Path) -> None:

@@ -23,12 +23,14 @@ from yayan import __version__
 from yayan.errors import UserError, WorkError
 from yayan.lineage import cache_folder, sha256_of
 from yayan.weights.ggml import Header, read_header
+from yayan.weights.gguf_vocabulary import Vocabulary, read_vocabulary
 
 Message = dict[str, str]
 
 LOCAL_HOST = "127.0.0.1"
 MAX_TOKENS = 512
 TEMPERATURE = 0.2
+DRAFT_TOKENS = 3  # llama.cpp's own
 LARGEST_CONTEXT = (1 << 31) - 1  # of all conversations together
 QUIET, TALKATIVE = -1, 3  # llama.cpp's levels of logging
 F32_CACHE = 0  # ggml's number of the type
@@ -41,7 +43,8 @@ class LlamaCpp:
 
     `context` tokens for each of `parallel` conversations (default: as many as the model was trained for); `port` 0
     takes a free one; `threads` default to the physical cores; `exact` computes attention as
-    exactly as llama.cpp can.
+    exactly as llama.cpp can; `draft`: a smaller model that proposes `draft_tokens` tokens at a time, which the model
+    itself accepts or not (arXiv:2302.01318).
     Raises UserError for a bad file, context, host or port, WorkError if llama.cpp cannot load the model.
     """
 
@@ -57,6 +60,8 @@ class LlamaCpp:
         parallel: int = 1,
         api_key: str | None = None,
         exact: bool = False,
+        draft: Path | None = None,
+        draft_tokens: int = DRAFT_TOKENS,
     ) -> None:
         self.header = read_header(gguf)
         self.context = choose_context(self.header, context)
@@ -74,6 +79,9 @@ class LlamaCpp:
         if exact:
             settings.cache_type_k = settings.cache_type_v = F32_CACHE
             settings.flash_attn_type = NO_FLASH_ATTENTION
+        if draft is not None:
+            refuse_other_vocabulary(gguf, draft)
+            speculate(settings, draft, draft_tokens, threads)
         if api_key:
             settings.api_keys = [api_key]
         else:
@@ -195,6 +203,27 @@ def quiet_settings(gguf: Path) -> xllamacpp.CommonParams:
     settings.endpoint_slots = False
     settings.endpoint_metrics = True
     return settings
+
+
+def speculate(settings: xllamacpp.CommonParams, draft: Path, tokens: int, threads: int | None) -> None:
+    """Let a smaller model propose."""
+    kind = xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE
+    settings.speculative.types = [kind]
+    proposing = settings.speculative.draft
+    proposing.mparams.path, proposing.n_max = str(draft), tokens
+    proposing.cpuparams.n_threads = proposing.cpuparams_batch.n_threads = threads or -1
+
+
+def refuse_other_vocabulary(gguf: Path, draft: Path) -> None:
+    """Raises UserError unless two files have the same tokens at the same ids; rows without a token do not count."""
+    own, other = read_vocabulary(gguf), read_vocabulary(draft)
+    if named_tokens(own) != named_tokens(other) or own.special_ids != other.special_ids:
+        cure = "take one with the same tokenizer"
+        raise UserError("the draft has another vocabulary than the model", where=draft, cure=cure)
+
+
+def named_tokens(vocabulary: Vocabulary) -> list[tuple[int, str]]:
+    return [(i, token) for i, token in enumerate(vocabulary.tokens) if token != f"[PAD{i}]"]
 
 
 def choose_context(header: Header, wanted: int | None) -> int:

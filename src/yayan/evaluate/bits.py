@@ -4,18 +4,21 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenizers import Tokenizer as FastTokenizer
+import numpy as np
 
 from yayan.corpus.read import documents
-from yayan.errors import UserError
+from yayan.errors import UserError, WorkError
+from yayan.evaluate import positions
 from yayan.evaluate.intervals import bootstrap_ratio
+from yayan.evaluate.readers import Reader, open_reader, positions_of
 from yayan.evaluate.results import Protocol, write_results
-from yayan.evaluate.scorer import Scorer, context_of, first_token, open_scorer
-from yayan.model.score import bits_per_byte, score_sequences
+from yayan.model.score import bits_per_byte, windows_of
+from yayan.pictures import standalone
 from yayan.progress import Progress
 from yayan.stage import InputPath, Stage
 
 PROTOCOL = Protocol("bits", "sliding-window", 1)
+MOST_PARTS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,33 +26,53 @@ class EvalBits(Stage):
     """Bits per byte of held-out texts.
 
     Each document is scored alone, from BOS on; its end token is not counted. A document longer than the context is
-    read in windows that overlap by half.
+    read in windows that overlap. A folder is computed by torch in float32; a GGUF file by llama.cpp, its cache in
+    float32, so that the two can be compared.
     """
 
     model: InputPath
-    """Model folder."""
+    """Model folder, or GGUF file."""
     text: dict[str, InputPath]
     """Held-out documents by name: --text.zh FILE --text.en FILE (txt or jsonl, compressed or not, or folders)."""
     context: int | None = None
     """Positions of one window; all that the model has by default."""
+    overlap: int | None = None
+    """Positions of a window that the one before has scored already; half of it by default."""
+    by_position: int | None = None
+    """Also measure by position in the document, in so many equal parts of the longest one (OUT/by-position.svg)."""
     limit: int | None = None
     """Bytes of each text to read, in whole documents from its beginning; all by default."""
 
     def check(self) -> None:
-        context_of(self.model, self.context)
+        stride_of(positions_of(self.model, self.context), self.overlap)
         if self.limit is not None and self.limit < 1:
             raise UserError(f"a limit of {self.limit} bytes", cure="give at least 1, or leave it out for all")
+        if self.by_position is not None and not 1 <= self.by_position <= MOST_PARTS:
+            raise UserError(f"{self.by_position} parts of a document", cure=f"give 1 to {MOST_PARTS}")
         if not self.text:
             raise UserError("no text is given", cure="name one: --text.zh FILE")
 
     def run(self, work: Path) -> dict[str, object]:
         texts = {name: read_texts(path, self.limit) for name, path in self.text.items()}
-        scorer = open_scorer(self.model, self.context)
-        table, items = {}, {}
+        reader, context = open_reader(self.model), positions_of(self.model, self.context)
+        stride = stride_of(context, self.overlap)
+        table: dict[str, dict] = {}
+        items: dict[str, list[Item]] = {}
         for name, (read, complete) in texts.items():
-            items[name] = score_texts(scorer, read, label=f"eval bits {name}")
+            costs = read_costs(reader, read, context, stride, label=f"eval bits {name}")
+            refuse_nonsense(costs, self.model)
+            items[name] = [
+                item_of(text, cost, reader.unknown) for text, cost in zip(read, costs, strict=True)
+            ]
             table[name] = summarise(items[name]) | {"complete": complete}
-        settings = {"context": scorer.context, "limit_bytes": self.limit}
+            if self.by_position:
+                placed = positions.place(read, costs, reader.token_bytes())
+                table[name]["by_position"] = positions.summarise(placed, self.by_position)
+        if self.by_position:
+            svg = positions.picture({name: row["by_position"] for name, row in table.items()})
+            (work / positions.PICTURE_NAME).write_text(standalone(svg), encoding="utf-8")
+        settings: dict[str, object] = {"context": context, "overlap": context - stride}
+        settings |= {"limit_bytes": self.limit, "engine": reader.engine}
         full = {name: row | {"items": items[name]} for name, row in table.items()}
         write_results(work, PROTOCOL, self.model, settings | {"texts": full})
         return settings | {"texts": table}
@@ -93,30 +116,46 @@ def read_texts(path: Path, limit_bytes: int | None) -> tuple[list[Text], bool]:
     return texts, True
 
 
-def score_texts(scorer: Scorer, texts: list[Text], label: str) -> list[Item]:
-    """Score each document; neither BOS nor the end token is counted."""
-    encoded = scorer.tokenizer.encode_batch([text.text for text in texts])
-    before, unknown = first_token(scorer.tokenizer), unknown_id(scorer.tokenizer.fast)
+@dataclass(frozen=True)
+class Cost:
+    """A document's tokens and what each of them cost: `ids` and `nats` (float64) are of one length."""
+
+    ids: list[int]
+    nats: np.ndarray
+
+
+def stride_of(context: int, overlap: int | None) -> int:
+    """How far a window moves. Raises UserError for an overlap that leaves nothing to be scored."""
+    if overlap is None:
+        return max(context // 2, 1)
+    if not 0 <= overlap < context:
+        raise UserError(f"an overlap of {overlap} tokens", cure=f"give 0 to {context - 1}")
+    return context - overlap
+
+
+def read_costs(reader: Reader, texts: list[Text], context: int, stride: int, label: str) -> list[Cost]:
+    """Read each document from BOS (or EOS) on; neither that nor the end token is counted."""
+    encoded = reader.encode([text.text for text in texts])
+    costs = [Cost(ids, np.zeros(len(ids))) for ids in encoded]
+    windows = windows_of([[reader.before, *ids] for ids in encoded], context, stride)
     with Progress(label, total=sum(map(len, encoded)), unit="tokens") as bar:
-        sequences = [[before, *ids] for ids in encoded]
-        nats = score_sequences(
-            scorer.body, scorer.head, sequences, context=scorer.context, on_scored=bar.advance
-        )
-    scorer.refuse_nonsense(nats)
-    return [
-        Item(text.place, len(text.text.encode("utf-8")), len(text.text), len(ids), ids.count(unknown), cost)
-        for text, ids, cost in zip(texts, encoded, nats, strict=True)
-    ]
+        for window, nats_N in reader.score(windows):
+            first = window.offset - 1
+            costs[window.sequence].nats[first : first + len(nats_N)] = nats_N.numpy()
+            bar.advance(len(nats_N))
+    return costs
 
 
-def unknown_id(fast: FastTokenizer) -> int:
-    """The id of text that the tokenizer cannot express, -1 if there is none.
+def refuse_nonsense(costs: list[Cost], model: Path) -> None:
+    """WorkError if a likelihood is no finite number: there is nothing to compare then."""
+    if not all(np.isfinite(cost.nats).all() for cost in costs):
+        cure = "look for infinite or missing weights in it"
+        raise WorkError("the model gives likelihoods that are no numbers", where=model, cure=cure)
 
-    A text with such tokens looks cheaper than it is: its bits per byte are a lower bound.
-    """
-    token = getattr(fast.model, "unk_token", None)
-    found = fast.token_to_id(token) if token else None
-    return -1 if found is None else found
+
+def item_of(text: Text, cost: Cost, unknown: int) -> Item:
+    size, count = len(text.text.encode("utf-8")), len(cost.ids)
+    return Item(text.place, size, len(text.text), count, cost.ids.count(unknown), float(cost.nats.sum()))
 
 
 def summarise(items: list[Item]) -> dict[str, object]:

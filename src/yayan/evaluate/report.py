@@ -6,7 +6,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from yayan.errors import UserError
-from yayan.evaluate import long_sections, sections
+from yayan.evaluate import long_sections, measured, sections
 from yayan.evaluate.page import Page, markdown
 from yayan.evaluate.steps import Step, read_steps
 from yayan.stage import InputPath, Stage
@@ -51,6 +51,9 @@ def make_page(title: str, steps: list[Step]) -> Page:
         *long_sections.longbench(steps),
         *long_sections.needles(steps),
         sections.quantisation(steps),
+        measured.positions(steps),
+        measured.quantised(steps),
+        measured.speeds(steps),
         sections.samples(steps),
         sections.limits(steps),
         sections.provenance(steps),

@@ -84,9 +84,8 @@ def languages(steps: list[Step]) -> Section | None:
         "A language that was there before and now costs more has been forgotten to that extent."
     )
     if any(measured.label != measured.text for measured in texts):
-        text += (
-            " A number in brackets: another file, limit or context under the same name, not to be compared."
-        )
+        text += " A number in brackets: another file, limit, context or overlap under the same name: "
+        text += "not to be compared."
     picture = Picture(
         draw_bars(bars, "bits per byte of held-out text"), "Held-out text, with 95 % intervals."
     )
@@ -231,7 +230,8 @@ def limits(steps: list[Step]) -> Section:
                 )
             if m["missing_subjects"]:
                 points.append(f"{step.name} lacks {counted(len(m['missing_subjects']), 'subject')}.")
-    if any(step.stage == "gguf" for step in steps):
+    stages = [step.stage for step in steps]
+    if "gguf" in stages and "eval quant" not in stages:
         points.append("Bits per byte were measured before quantisation, not of the GGUF files.")
     points.append(
         "An interval tells how far the figure depends on which documents or questions were taken, no more."

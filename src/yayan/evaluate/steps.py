@@ -44,7 +44,7 @@ def read_steps(folders: list[Path]) -> list[Step]:
         if record is None:
             cure = "name folders that yayan has finished"
             raise UserError(f"this folder has no {lineage.RECORD_NAME}", where=folder, cure=cure)
-        evaluated = record["stage"] in ("eval bits", *CHOICES, "eval samples")
+        evaluated = record["stage"] in ("eval bits", *CHOICES, "eval samples", "eval quant", "eval speed")
         if evaluated and not (folder / RESULTS_NAME).is_file():
             raise UserError(f"this folder has no {RESULTS_NAME}", where=folder, cure="make it again")
         steps.append(Step(folder, record))
@@ -73,12 +73,13 @@ class Measured:
 
 
 def measured_texts(steps: list[Step]) -> list[Measured]:
-    """Held-out texts and the steps that measured them: the same content, limit and context."""
+    """Held-out texts and the steps that measured them: the same content, limit, context and overlap."""
     found: dict[tuple, Measured] = {}
     for step in steps:
         if step.stage == "eval bits":
             for text, entry in step.record["inputs"]["text"].items():
-                key = (text, entry["sha256"], step.metrics["limit_bytes"], step.metrics["context"])
+                settings = [step.metrics.get(name) for name in ("limit_bytes", "context", "overlap")]
+                key = (text, entry["sha256"], *settings)
                 number = 1 + sum(other.text == text for other in found.values())
                 label = text if number == 1 else f"{text} ({number})"
                 found.setdefault(key, Measured(text, label, [])).steps.append(step)

@@ -139,6 +139,24 @@ def points(share: float) -> str:
     return f"{share * 100:+.1f} points".replace("-", "−")
 
 
+def quant(m: Metrics) -> str:
+    """Bits per byte of each type, a mean over the texts."""
+    means = []
+    for kind, row in m["types"].items():
+        bits = [figures["bits_per_byte"] for figures in row["texts"].values()]
+        means.append(f"{kind} {sum(bits) / len(bits):.3f} in {megabytes(row['bytes'])}")
+    return "bits per byte: " + ", ".join(means)
+
+
+def speed(m: Metrics) -> str:
+    rows = [
+        f"{row['engine']} {row['answer_ms_per_token']:.1f} ms/token with {counted(row['threads'], 'thread')}"
+        for row in m["rows"]
+    ]
+    rows += [f"{row['speed_up']:.2f} times as fast with the draft" for row in m.get("draft", [])]
+    return ", ".join(rows)
+
+
 def longbench(m: Metrics) -> str:
     """The averages of the languages whose six columns are whole; else the tasks."""
     rows = m["tasks"]
@@ -178,5 +196,7 @@ CLAUSES: dict[str, Callable[[Metrics], str]] = {
     **dict.fromkeys(CHOICES, choices),
     "eval compare": compare,
     "eval samples": samples,
+    "eval quant": quant,
+    "eval speed": speed,
     "eval report": report,
 }

@@ -8,7 +8,7 @@ are never held at once: the head sees at most `HEAD_ROWS` positions.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,8 @@ class Window:
     sequence: int
     ids: list[int]
     first: int
-    targets: list[int]  # what does follow
+    targets: list[int] = field(default_factory=list)  # what does follow, where it is one thing
+    offset: int = 0  # where in its sequence the first of the targets stands
 
     @property
     def count(self) -> int:
@@ -60,7 +61,7 @@ def slide(ids: list[int], context: int, stride: int, sequence: int = 0) -> Itera
     scored = 1
     for start in range(0, max(len(ids) - 1, 0), stride):
         end = min(start + context, len(ids) - 1)
-        yield Window(sequence, ids[start:end], scored - 1 - start, ids[scored : end + 1])
+        yield Window(sequence, ids[start:end], scored - 1 - start, ids[scored : end + 1], scored)
         scored = end + 1
         if scored == len(ids):
             return
@@ -81,21 +82,46 @@ def score_sequences(
 
     `context`: positions that the model sees at once; `stride` (default half of it): how far the window moves in a
     longer sequence. `batch_tokens`: positions in one batch, padding counted. `on_scored` is told the number of tokens
-    scored in each batch. A sequence of one token costs 0. Dropout must be off (`model.eval()`).
+    scored in each window. A sequence of one token costs 0. Dropout must be off (`model.eval()`).
     """
+    nats = [0.0] * len(sequences)
+    windows = windows_of(sequences, context, stride)
+    for window, nats_N in score_windows(body, head, windows, batch_tokens=batch_tokens):
+        nats[window.sequence] += nats_N.sum().item()
+        if on_scored:
+            on_scored(len(nats_N))
+    return nats
+
+
+def windows_of(sequences: Sequence[list[int]], context: int, stride: int | None = None) -> list[Window]:
+    """All windows of some sequences (`slide`); the stride is half the context by default."""
     stride = stride or max(context // 2, 1)
     if not 0 < stride <= context:
         raise ValueError(f"stride {stride} is not between 1 and the context of {context}")
-    windows = [window for i, ids in enumerate(sequences) for window in slide(ids, context, stride, i)]
-    nats = [0.0] * len(sequences)
+    return [window for i, ids in enumerate(sequences) for window in slide(ids, context, stride, i)]
+
+
+@torch.no_grad()
+def score_windows(
+    body: Body, head: Head, windows: list[Window], *, batch_tokens: int = 4096
+) -> Iterator[tuple[Window, torch.Tensor]]:
+    """Each window, the longest first, with the nats of its targets: nats_N, float64 on the CPU."""
     for batch in _batches(windows, batch_tokens):
         targets_N = torch.tensor([target for window in batch for target in window.targets])
         nats_N = _target_nats(_hidden(body, batch), head, targets_N)
-        for window, own_N in zip(batch, nats_N.split([window.count for window in batch]), strict=True):
-            nats[window.sequence] += own_N.sum().item()
-        if on_scored:
-            on_scored(len(targets_N))
-    return nats
+        yield from zip(batch, nats_N.split([window.count for window in batch]), strict=True)
+
+
+@torch.no_grad()
+def window_logits(
+    body: Body, head: Head, windows: list[Window], *, batch_tokens: int = 4096
+) -> Iterator[tuple[Window, int, torch.Tensor]]:
+    """(window, number of its first target here, logits_NV in float32), at most `HEAD_ROWS` targets at a time."""
+    for batch in _batches(windows, batch_tokens):
+        h_ND = _hidden(body, batch)
+        for window, own_ND in zip(batch, h_ND.split([window.count for window in batch]), strict=True):
+            for at in range(0, window.count, HEAD_ROWS):
+                yield window, at, head(own_ND[at : at + HEAD_ROWS]).float()
 
 
 def _batches(windows: list[Window], batch_tokens: int) -> Iterator[list[Window]]:

@@ -107,7 +107,7 @@ def write_vocabulary(folder: Path, path: Path) -> None:
 def opened_vocabulary(path: Path) -> Iterator[int]:
     """llama.cpp's handle of the vocabulary of a whole model file, for `ids_of`. Raises WorkError if it is refused."""
     functions = llama()
-    with _silence():
+    with quiet_llamacpp():
         model = functions.llama_model_load_from_file(
             os.fsencode(path), functions.llama_model_default_params()
         )
@@ -130,7 +130,7 @@ def ids_of(vocabulary: int, text: str, *, parse_specials: bool = False) -> list[
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def quiet_llamacpp() -> Iterator[None]:
     """Keep llama.cpp's log, which it has one of for the process, from stderr; --debug lets it through."""
     function, data = Pointer(), Pointer()
     llama().llama_log_get(ctypes.byref(function), ctypes.byref(data))

@@ -1,0 +1,222 @@
+"""How fast a model reads and answers, and in how much memory; what a draft model adds to it."""
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from yayan.corpus.read import documents
+from yayan.engine.llama_c import all_threads
+from yayan.engine.llamacpp import DRAFT_TOKENS, LlamaCpp, find_gguf, refuse_other_vocabulary
+from yayan.errors import UserError
+from yayan.evaluate.cuts import show
+from yayan.evaluate.page import Table
+from yayan.evaluate.readers import open_reader, positions_of
+from yayan.evaluate.results import Protocol, write_results
+from yayan.evaluate.timing import Engine, Question, lengthen, measure, warn_if_busy
+from yayan.evaluate.words import megabytes, percent, two
+from yayan.progress import Progress
+from yayan.stage import InputPath, Stage
+from yayan.tokenizer import load_tokenizer
+
+PROTOCOL = Protocol("speed", "greedy", 1)
+Dtype = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSpeed(Stage):
+    """How fast a model reads a prompt and answers, and in how much memory.
+
+    A folder is computed by torch, on the GPU if there is one; a GGUF file by llama.cpp. Figures are medians over
+    repeats, each model in a process of its own.
+    """
+
+    model: InputPath
+    """Model folder, or GGUF file."""
+    text: InputPath = Path("sample:en-heldout.jsonl")
+    """Documents whose beginnings are the prompts."""
+    threads: list[int] = field(default_factory=list)
+    """Numbers of threads to try; all cores by default."""
+    dtype: list[Dtype] = field(default_factory=lambda: ["float32", "bfloat16"])
+    """Types in which a folder is computed."""
+    prompt_tokens: int = 256
+    """Tokens of the prompt."""
+    answer_tokens: int = 64
+    """Tokens of the answer, one by one."""
+    repeats: int = 5
+    """Times that each is measured, after one that does not count."""
+    draft: InputPath | None = None
+    """Smaller model (folder or GGUF file) of the same vocabulary that proposes tokens: llama.cpp's own speculation."""
+    draft_tokens: int = DRAFT_TOKENS
+    """Tokens that the draft proposes at a time."""
+    prompts: int = 8
+    """Documents that are continued with and without the draft."""
+
+    def check(self) -> None:
+        for name in ("prompt_tokens", "answer_tokens", "repeats", "draft_tokens", "prompts"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}", where=name, cure="give at least 1")
+        if any(number < 1 for number in self.threads) or not self.dtype:
+            raise UserError("a number of threads or a type is missing", cure="--threads 1 2 --dtype float32")
+        positions, wanted = positions_of(self.model, None), self.prompt_tokens + self.answer_tokens
+        if wanted > positions:
+            what = f"a prompt of {self.prompt_tokens} and an answer of {self.answer_tokens} tokens do not fit"
+            raise UserError(what, where=self.model, cure=f"together they may have {positions}")
+        if self.draft:
+            positions_of(self.draft, None)
+
+    def run(self, work: Path) -> dict[str, object]:
+        load = warn_if_busy()
+        if self.draft:
+            refuse_other_vocabulary(find_gguf(self.model), find_gguf(self.draft))
+        threads = self.threads or [all_threads()]
+        engines: list[Engine] = ["llama.cpp"] if self.model.is_file() else list(self.dtype)
+        prompts = list(islice(prompts_of(self.model, self.text, self.prompt_tokens), self.prompts))
+        ids = lengthen(prompts, self.prompt_tokens)
+        questions = [
+            Question(self.model, engine, number, ids, self.answer_tokens, self.repeats)
+            for engine in engines
+            for number in threads
+        ]
+        rows, timings = [], []
+        with Progress("eval speed", total=len(questions), unit="measurements") as bar:
+            for question in questions:
+                timing = measure(question)
+                timings.append(asdict(timing))
+                rows.append({"engine": question.engine, "threads": question.threads} | timing.row())
+                bar.advance()
+        metrics: dict[str, object] = {"load": load, "rows": rows}
+        metrics |= {"prompt_tokens": self.prompt_tokens, "answer_tokens": self.answer_tokens}
+        if self.draft:
+            metrics["draft"] = [self.speculate(number, prompts) for number in threads]
+        write_results(work, PROTOCOL, self.model, metrics | {"repeats": timings})
+        return metrics
+
+    def speculate(self, threads: int, prompts: list[list[int]]) -> dict[str, Any]:
+        """The same answers with and without the draft, in turns."""
+        assert self.draft
+        target, draft = find_gguf(self.model), find_gguf(self.draft)
+        room = self.prompt_tokens + self.answer_tokens + self.draft_tokens + 1
+        settings: dict[str, Any] = {"threads": threads, "context": min(room, positions_of(target, None))}
+        total = self.repeats * len(prompts)
+        plain, helped = [], []
+        with (
+            LlamaCpp(target, **settings) as alone,
+            LlamaCpp(target, draft=draft, draft_tokens=self.draft_tokens, **settings) as together,
+            Progress("eval speed: draft", total=total, unit="answers") as bar,
+        ):
+            for _ in range(self.repeats):
+                for ids in prompts:
+                    plain.append(answer(alone, ids, self.answer_tokens))
+                    helped.append(answer(together, ids, self.answer_tokens))
+                    bar.advance()
+        own = Question(draft, "llama.cpp", threads, tuple(prompts[0]), self.answer_tokens, self.repeats)
+        return summarise_draft(plain, helped) | {
+            "threads": threads,
+            "draft_tokens": self.draft_tokens,
+            "draft_ms_per_token": measure(own).row()["answer_ms_per_token"],
+        }
+
+    def tell(self, record: dict) -> None:
+        for table in tables(record["metrics"]):
+            show(table)
+
+
+def prompts_of(model: Path, text: Path, tokens: int) -> Iterator[list[int]]:
+    """The beginning of each document, BOS first, at most so many tokens. Raises UserError if there is no text."""
+    reader = open_reader(model) if model.is_file() else None
+    found = False
+    for document in documents([text]):
+        if document.text:
+            found = True
+            if reader:
+                yield [reader.before, *reader.encode([document.text])[0]][:tokens]
+            else:
+                tokenizer = load_tokenizer(model)
+                begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+                yield [*begin, *tokenizer.encode(document.text)][:tokens]
+    if not found:
+        raise UserError("all its documents are empty", where=text, cure="give a text")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What llama.cpp's server tells of an answer."""
+
+    text: str
+    tokens: int
+    ms: float
+    proposed: int
+    accepted: int
+
+
+def answer(engine: LlamaCpp, ids: list[int], tokens: int) -> Reply:
+    body = {"prompt": ids, "n_predict": tokens, "temperature": 0, "cache_prompt": False}
+    told = engine.ask("/completion", body)
+    times = told["timings"]
+    return Reply(
+        text=told["content"],
+        tokens=times["predicted_n"],
+        ms=times["predicted_ms"],
+        proposed=times.get("draft_n", 0),
+        accepted=times.get("draft_n_accepted", 0),
+    )
+
+
+def summarise_draft(plain: list[Reply], helped: list[Reply]) -> dict[str, Any]:
+    """Acceptance, and medians of milliseconds a token over the answers, with and without the draft."""
+    alone, together = (
+        statistics.median(r.ms / max(r.tokens, 1) for r in replies) for replies in (plain, helped)
+    )
+    proposed, accepted = sum(r.proposed for r in helped), sum(r.accepted for r in helped)
+    return {
+        "answers": len(helped),
+        "same_answers": sum(one.text == other.text for one, other in zip(plain, helped, strict=True)),
+        "proposed": proposed,
+        "accepted": accepted,
+        "acceptance": accepted / proposed if proposed else None,
+        "ms_per_token": round(together, 4),
+        "ms_per_token_without": round(alone, 4),
+        "speed_up": round(alone / together, 3),
+    }
+
+
+def tables(metrics: dict[str, Any]) -> list[Table]:
+    """The speeds, and what the draft adds: for the terminal and for the report."""
+    rows = [
+        [
+            row["engine"],
+            row["device"],
+            str(row["threads"]),
+            *(f"{row[f'{part}_ms_per_token']:.2f}" for part in ("prompt", "answer")),
+            *(f"{row[f'{part}_tokens_per_second']:,.0f}" for part in ("prompt", "answer")),
+            *(
+                "–" if row[name] is None else megabytes(row[name])
+                for name in ("anonymous_bytes", "mapped_bytes")
+            ),
+        ]
+        for row in metrics["rows"]
+    ]
+    columns = ["engine", "device", "threads", "prompt ms/token", "answer ms/token", "prompt tokens/s"]
+    columns += ["answer tokens/s", "anonymous memory", "mapped"]
+    found = [Table(columns, rows, list(range(2, 9)))]
+    if "draft" in metrics:
+        columns = ["threads", "draft ms/token", "accepted", "ms/token", "without", "times", "same answers"]
+        found.append(Table(columns, [draft_row(row) for row in metrics["draft"]], list(range(7))))
+    return found
+
+
+def draft_row(row: dict[str, Any]) -> list[str]:
+    accepted = "–" if row["acceptance"] is None else percent(row["acceptance"])
+    figures = [f"{row[name]:.2f}" for name in ("ms_per_token", "ms_per_token_without")]
+    same = f"{row['same_answers']} of {row['answers']}"
+    return [
+        str(row["threads"]),
+        two(row["draft_ms_per_token"]),
+        accepted,
+        *figures,
+        two(row["speed_up"]),
+        same,
+    ]
