@@ -28,7 +28,7 @@ def logits(seed: int = 0, size: int = V) -> torch.Tensor:
 
 
 def reference(logits_V: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    """The processors that `generate` makes of the same options, in its order (`GenerationMixin._get_logits_processor`)."""
+    """What `generate` makes of the same options, in its order (`GenerationMixin._get_logits_processor`)."""
     chain: list[Any] = []
     if sampling.logit_bias:
         chain.append(SequenceBiasLogitsProcessor([[[i], float(b)] for i, b in sampling.logit_bias.items()]))

@@ -1,6 +1,5 @@
 """Text out of tokens as they come: nothing half, nothing that is taken back."""
 
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -50,6 +50,7 @@ class Cache:
         """Forget what a slot holds from position `length` on."""
         self.lengths[slot] = min(self.lengths[slot], length)
 
+    @torch.inference_mode()
     def move(self, source: int, target: int) -> None:
         """Put the sequence of one slot into another."""
         length = self.lengths[target] = self.lengths[source]
