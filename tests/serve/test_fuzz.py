@@ -48,10 +48,10 @@ def malformed(chance: random.Random) -> tuple[str, bytes]:
     number = chance.randrange(len(PATHS))
     body = json.loads(json.dumps(GOOD[number]))
     kind = chance.randrange(4)
-    if kind == 0:  # always wrong: the model or what is asked
-        body[chance.choice(["model", list(GOOD[number])[1]])] = chance.choice(
-            [None, 5, {}, [{}], [None], [], [[]]]
-        )
+    if kind == 0:
+        if chance.random() < 0.3:
+            return PATHS[number], json.dumps(body | {"model": "gpt-4"}).encode()
+        body[list(GOOD[number])[1]] = chance.choice([None, 5, {}, [{}], [None], [], [[]]])
     elif kind == 1:
         body[chance.choice([*body, *NAMES])] = chance.choice(JUNK)
         body[chance.choice(["tools", "héllo", "\x00"])] = chance.choice(JUNK)

@@ -30,10 +30,9 @@ class Embedder:
     async def post(self, client: httpx2.AsyncClient, body: dict[str, Any]) -> httpx2.Response:
         """The answer to a body in OpenAI's form. Raises WorkError if llama.cpp cannot start."""
         async with self._starting:
-            if self._server is None:
-                self._server = await asyncio.to_thread(self._start)
-            url = self._server.listening_address
-        return await client.post(f"{url}/v1/embeddings", json=body)
+            server = self._server or await asyncio.to_thread(self._start)
+            self._server = server
+        return await client.post(f"{server.listening_address}/v1/embeddings", json=body)
 
     def _start(self) -> xllamacpp.Server:
         settings = quiet_settings(self.gguf)

@@ -109,6 +109,13 @@ class Serve(Command):
 @contextmanager
 def opened(options: Serve, engine: str) -> Iterator[Backend]:
     """The engine behind the front, closed at the end."""
+    if engine == "torch":
+        from yayan.engine.torch import TorchEngine  # imports torch, which llama.cpp does not need
+        from yayan.serve.local import Local
+
+        with TorchEngine(options.model, context=options.context, threads=options.threads) as here:
+            yield Local(here)
+        return
     key = secrets.token_urlsafe()
     settings: dict[str, Any] = {
         "parallel": options.parallel,
