@@ -30,7 +30,7 @@ class Embedder:
     async def post(self, client: httpx2.AsyncClient, body: dict[str, Any]) -> httpx2.Response:
         """The answer to a body in OpenAI's form. Raises WorkError if llama.cpp cannot start."""
         async with self._starting:
-            server = self._server or await asyncio.to_thread(self._start)
+            server: xllamacpp.Server = self._server or await asyncio.to_thread(self._start)
             self._server = server
         return await client.post(f"{server.listening_address}/v1/embeddings", json=body)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from yayan.errors import UserError
-from yayan.model.folder import TEMPLATE_FILE, read_config, read_json
+from yayan.model.folder import TEMPLATE_FILE, read_json
 
 KEY_VARIABLE = "VLLM_API_KEY"
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM takes as the largest of its adapters
@@ -33,7 +33,7 @@ def vllm_command(
     """
     if not (model / "config.json").is_file():
         raise UserError("vLLM is given a model folder", where=model, cure="name one, or take another engine")
-    config = read_config(model)
+    config = read_json(model / "config.json")
     words = ["vllm", "serve", str(model), "--served-model-name", name, "--host", host, "--port", str(port)]
     words += ["--max-num-seqs", str(parallel)]
     if context is not None:
@@ -50,7 +50,7 @@ def vllm_command(
         words += ["--enable-lora", "--max-lora-rank", str(largest_rank(adapters))]
         words += ["--lora-modules", *(f"{adapter}={path}" for adapter, path in adapters.items())]
     if draft is not None:
-        same_tokens(config, read_config(draft), draft)
+        same_tokens(config, read_json(draft / "config.json"), draft)
         speculation = {"model": str(draft), "num_speculative_tokens": DRAFT_TOKENS, "method": "draft_model"}
         words += ["--speculative-config", json.dumps(speculation)]
     return words
