@@ -74,9 +74,10 @@ def test_what_does_not_go_together(
 
 def test_a_gguf_file_is_nothing_for_torch(chat_model: Path, tmp_path: Path) -> None:
     write_gguf(chat_model, tmp_path / "model.gguf", "F16")
-    for asked in ({"engine": "torch"}, {"guidance": True}):
+    given: list[dict[str, Any]] = [{"engine": "torch"}, {"guidance": True}]
+    for asked in given:
         with pytest.raises(UserError, match="the torch engine opens model folders"):
-            choose_engine(tmp_path / "model.gguf", **asked)  # type: ignore[arg-type]
+            choose_engine(tmp_path / "model.gguf", **asked)
 
 
 def test_a_folder_of_another_kind_is_named(chat_model: Path, tmp_path: Path) -> None:

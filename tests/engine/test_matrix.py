@@ -171,7 +171,7 @@ EFFECTS: list[Callable[[Ask], None]] = [
     top_p,
     min_p,
 ]
-REFUSED = {
+REFUSED: dict[Any, str] = {
     ("llamacpp", guidance_scale): "no classifier-free guidance",
     ("llamacpp", negative_prompt): "no classifier",
 }

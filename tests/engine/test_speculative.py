@@ -204,7 +204,12 @@ def test_two_tokens_are_distributed_as_drawn_by_the_model(name: str, certain: bo
 @pytest.mark.slow
 def test_answers_are_distributed_as_plain_ones(tmp_path: Path) -> None:
     """1,000 answers of three tokens through the whole engine, guidance included. (Slow: so many answers.)"""
-    config = {"hidden_size": 32, "num_attention_heads": 4, "head_dim": 8, "num_hidden_layers": 1}
+    config: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "head_dim": 8,
+        "num_hidden_layers": 1,
+    }
     draws = 1000
     model = make_chat_model(tmp_path / "model", **config)
     draft = make_chat_model(tmp_path / "draft", seed=1, **config)
