@@ -1,12 +1,13 @@
 """Random models whose answers wander: a chat model, and a smaller sibling with the same tokenizer."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.sentencepiece_model import make_chat_model
 
-WIDE = {
+WIDE: dict[str, Any] = {  # multiples of 32
     "hidden_size": 64,
     "intermediate_size": 192,
     "num_attention_heads": 4,

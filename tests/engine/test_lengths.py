@@ -1,6 +1,7 @@
 """How many tokens to guess, against a machine whose costs are known."""
 
 import random
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ def test_never_five_percent_slower_than_plain(share: float, row: float, guess: f
 @pytest.mark.parametrize("share", [0.6, 0.8, 0.95])
 def test_near_the_best_fixed_length(share: float) -> None:
     """A pass over five tokens costs what one costs, and a guess a tenth, as for a large model in bfloat16."""
-    costs = {"row": 0.01, "guess": 0.1}
+    costs: dict[str, Any] = {"row": 0.01, "guess": 0.1}
     fixed = [decode(3000, share, **costs, lengths=DraftLengths(k))[0] for k in range(1, LONGEST + 1)]
     assert decode(3000, share, **costs)[0] < 1.1 * min(fixed)
     assert decode(3000, share, **costs)[0] < 3000 / 1.3

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.engine.conftest import WIDE
 from tests.sentencepiece_model import TOKENS, make_chat_model
 from yayan.engine.cache import ONE_BY_ONE
 from yayan.engine.distribution import guide
@@ -14,12 +15,6 @@ from yayan.errors import UserError
 from yayan.model.load import load_model
 
 IDS = torch.randint(4, TOKENS, (60,), generator=torch.Generator().manual_seed(1)).tolist()
-WIDE = {
-    "hidden_size": 64,
-    "intermediate_size": 192,
-    "num_attention_heads": 4,
-    "head_dim": 16,
-}  # multiples of 32
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"family": "llama"},
     "llama tied": {"family": "llama", "tie_word_embeddings": True},

@@ -11,6 +11,7 @@ from yayan.errors import UserError
 from yayan.model.folder import GENERATION_FILE, read_json
 
 LARGEST_SEED = (1 << 32) - 2  # llama.cpp counts to 32 bits, and takes the last number for "any"
+REMEMBERED = 1 << 20  # tokens that llama.cpp's penalties look back on: all of a context
 MOST_LOGPROBS = 20  # as OpenAI's API
 
 
@@ -87,6 +88,38 @@ class Sampling:
         if self.negative_prompt is not None and self.guidance_scale == 1:
             what = "negative_prompt has no effect with guidance_scale 1"
             raise UserError(what, cure="give a larger guidance_scale, such as 1.5")
+
+
+def llamacpp_options(sampling: Sampling) -> dict[str, Any]:
+    """The fields of a request to llama.cpp's server that ask for the same, every one said, for its defaults are others.
+
+    Its penalties count the tokens of the prompt as well as of the answer, all three of them. `logprobs` come in the
+    form of each endpoint. Raises UserError for guidance, which it does not have.
+    """
+    sampling.check()
+    if sampling.guidance_scale != 1:
+        raise UserError(
+            "llama.cpp has no classifier-free guidance", cure="use the torch engine (--engine torch)"
+        )
+    options: dict[str, Any] = {
+        "max_tokens": sampling.max_tokens,
+        "samplers": ["penalties", "temperature", "top_k", "top_p", "min_p"],  # the order of this page
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k,
+        "top_p": sampling.top_p,
+        "min_p": sampling.min_p,
+        "repeat_penalty": sampling.repetition_penalty,
+        "repeat_last_n": REMEMBERED,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "logit_bias": [[token, bias] for token, bias in sampling.logit_bias.items()],
+        "stop": list(sampling.stop),
+    }
+    if sampling.seed is not None:
+        options["seed"] = sampling.seed
+    if sampling.logprobs is not None:
+        options |= {"logprobs": True, "top_logprobs": sampling.logprobs}
+    return options
 
 
 SHARED_NAMES = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "guidance_scale")
