@@ -9,8 +9,7 @@ from typing import Any
 import httpx2
 
 from yayan.engine.llamacpp import LlamaCpp
-from yayan.engine.sampling import Sampling
-from yayan.errors import UserError
+from yayan.engine.sampling import llamacpp_options
 from yayan.serve.door import Refusal
 from yayan.serve.embeddings import Embedder
 from yayan.serve.jobs import Job
@@ -101,26 +100,4 @@ def refusal_of(status: int, content: bytes, context: int) -> Refusal:
 def body_of(job: Job) -> dict[str, Any]:
     """What llama.cpp is asked."""
     prompt = {"messages" if job.is_chat else "prompt": job.prompt}
-    return prompt | sampling_body(job.sampling)
-
-
-def sampling_body(sampling: Sampling) -> dict[str, Any]:
-    body = {
-        "max_tokens": sampling.max_tokens,
-        "temperature": sampling.temperature,
-        "top_k": sampling.top_k,
-        "top_p": sampling.top_p,
-        "min_p": sampling.min_p,
-        "repeat_penalty": sampling.repetition_penalty,
-        "presence_penalty": sampling.presence_penalty,
-        "frequency_penalty": sampling.frequency_penalty,
-        "stop": list(sampling.stop),
-        "logit_bias": [[k, v] for k, v in sampling.logit_bias.items()],
-    }
-    if sampling.seed is not None:
-        body["seed"] = sampling.seed
-    if sampling.logprobs is not None:
-        body["n_probs"] = max(1, sampling.logprobs)
-    if sampling.guidance_scale != 1:
-        raise UserError("guidance_scale needs the torch engine", cure="serve with --engine torch")
-    return body
+    return prompt | llamacpp_options(job.sampling)

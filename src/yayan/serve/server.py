@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import uvicorn
 
+from yayan.engine.choose import Engine, choose_engine
 from yayan.engine.llamacpp import LOCAL_HOST, find_gguf, open_model, refuse_busy_port
 from yayan.engine.sampling import Sampling
 from yayan.errors import UserError
-from yayan.serve.choose import EngineName, choose_engine
 from yayan.serve.door import Door
 from yayan.serve.embeddings import Embedder
 from yayan.serve.front import make_front
@@ -37,7 +37,7 @@ class Serve(Command):
 
     model: Path = field(kw_only=False)
     """Model folder or GGUF file."""
-    engine: EngineName = "auto"
+    engine: Engine | Literal["vllm"] = "auto"
     """What computes: llamacpp, torch (one answer at a time), or vllm, which is started if it is installed."""
     host: str = LOCAL_HOST
     """Address to listen on; 0.0.0.0 opens the model to the network."""
@@ -59,21 +59,12 @@ class Serve(Command):
     def run(self) -> None:
         self.check()
         keys = self.api_key or os.environ.get(KEY_VARIABLE, "").split()
-        engine, why = choose_engine(self.engine, self.model)
+        if self.engine == "vllm":
+            launch(self.vllm_words(), keys)
+        choice = choose_engine(self.model, self.engine)
+        engine = choice.engine
         if not self.json:
-            print(f"engine {engine}: {why}", file=sys.stderr, flush=True)
-        if engine == "vllm":
-            launch(
-                vllm_command(
-                    self.model,
-                    name=self.model.resolve().name,
-                    host=self.host,
-                    port=self.port,
-                    parallel=self.parallel,
-                    context=self.context,
-                ),
-                keys,
-            )
+            print(f"engine {engine}: {choice.why}", file=sys.stderr, flush=True)
         refuse_busy_port(self.host, self.port)
         with opened(self, engine) as backend:
             defaults = Sampling.for_model(self.model)
@@ -83,6 +74,11 @@ class Serve(Command):
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else 40 ms a small answer
                 self.tell(backend, listener, with_key=bool(keys))
                 listen(front, listener, self.grace_seconds)
+
+    def vllm_words(self) -> list[str]:
+        """The command line that serves the model as asked by vLLM."""
+        name, place = self.model.resolve().name, {"host": self.host, "port": self.port}
+        return vllm_command(self.model, name=name, **place, parallel=self.parallel, context=self.context)  # type: ignore[arg-type]
 
     def check(self) -> None:
         """Raises UserError for a number that means nothing."""

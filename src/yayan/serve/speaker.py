@@ -12,10 +12,10 @@ from typing import Any, Protocol
 
 import httpx2
 
+from yayan.engine.choose import Engine, choose_engine
 from yayan.engine.llamacpp import LlamaCpp, Message, open_model
 from yayan.engine.sampling import Sampling
-from yayan.errors import UserError, WorkError, YayanError
-from yayan.serve.choose import EngineName, choose_engine
+from yayan.errors import WorkError, YayanError
 from yayan.serve.door import Refusal
 from yayan.serve.jobs import CHAT, Job
 from yayan.serve.proxy import body_of, refusal_of
@@ -45,21 +45,18 @@ class Speaker(Protocol):
 
 
 @contextmanager
-def open_speaker(engine: EngineName, model: Path, *, threads: int | None, parallel: int) -> Iterator[Speaker]:
+def open_speaker(engine: Engine, model: Path, *, threads: int | None, parallel: int) -> Iterator[Speaker]:
     """The engine for a model. Raises UserError for a base model, and for what the engine cannot open."""
-    chosen, _ = choose_engine(engine, model)
-    if chosen == "torch":
+    if choose_engine(model, engine).engine == "torch":
         from yayan.engine.torch import TorchEngine  # imports torch, which llama.cpp does not need
 
         with TorchEngine(model, threads=threads) as here:
             here.refuse_base_model()
             yield TorchSpeaker(here)
-    elif chosen == "llamacpp":
+    else:
         with open_model(model, threads=threads, parallel=parallel) as running:
             running.refuse_base_model()
             yield LlamaCppSpeaker(running, parallel)
-    else:
-        raise UserError("chat does not start vLLM", cure="serve the model with it, and take an OpenAI client")
 
 
 class LlamaCppSpeaker:

@@ -4,8 +4,8 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
+from yayan.engine.choose import Engine
 from yayan.engine.llamacpp import Message
 from yayan.engine.sampling import Sampling
 from yayan.errors import UserError
@@ -25,7 +25,7 @@ class Chat(Command):
 
     model: Path = field(kw_only=False)
     """Model folder or GGUF file."""
-    engine: Literal["auto", "llamacpp", "torch"] = "auto"
+    engine: Engine = "auto"
     """What computes: llamacpp, or torch for model folders that are not written as GGUF, and for guidance."""
     system: str = "default"
     """System prompt: default, long, a file that holds one, or the text itself ('' for none)."""
