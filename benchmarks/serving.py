@@ -5,7 +5,7 @@ Peer      llama.cpp's own server in the same state, without our front, in turns 
 Limit     One client at llama.cpp: what batching adds to that is the engine's, what the front takes away is ours.
 Command   python benchmarks/serving.py --model MODEL-F16.gguf [MODEL-Q8_0.gguf] --out OUT
 
-Each request streams --tokens tokens (an end token is forbidden) of a chat of its own, or of a text for a base model.
+Each request streams --tokens tokens of a text of its own (token 2, with which Llama's texts end, is forbidden).
 Both servers run in a process of their own. Where we expect to lose: short answers of a small model, of which the front
 takes its share. Median of --rounds, after one round that does not count.
 """

@@ -358,3 +358,9 @@ def test_long_requests_do_not_hold_up_the_door(server: Running) -> None:
     assert time.monotonic() - begun < 2
     for thread in asking:
         thread.join()
+
+
+def test_log_probabilities_of_the_chosen_tokens_alone(server: Running) -> None:
+    told = server.post(CHAT, server.chat(logprobs=True)).json()["choices"][0]["logprobs"]["content"]
+    assert told
+    assert all(item["logprob"] <= 0 for item in told)

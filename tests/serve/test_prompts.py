@@ -74,7 +74,7 @@ def test_killed_and_gone_on_with(gguf: Path, prompts: Path, tmp_path: Path) -> N
 
 
 def test_chats_and_a_prompt_that_is_too_long(gguf: Path, tmp_path: Path) -> None:
-    asked = [
+    asked: list[dict[str, Any]] = [
         {"prompt": "the river"},
         {"prompt": "河边" * 600},
         {"messages": [{"role": "system", "content": ""}, {"role": "user", "content": "老人"}]},

@@ -100,4 +100,7 @@ def refusal_of(status: int, content: bytes, context: int) -> Refusal:
 def body_of(job: Job) -> dict[str, Any]:
     """What llama.cpp is asked."""
     prompt = {"messages" if job.is_chat else "prompt": job.prompt}
-    return prompt | llamacpp_options(job.sampling)
+    options = llamacpp_options(job.sampling)
+    if job.sampling.logprobs is not None and not job.is_chat:
+        options["logprobs"] = max(1, job.sampling.logprobs)  # there a number; 0 would tell nothing
+    return prompt | options
