@@ -101,6 +101,6 @@ def body_of(job: Job) -> dict[str, Any]:
     """What llama.cpp is asked."""
     prompt = {"messages" if job.is_chat else "prompt": job.prompt}
     options = llamacpp_options(job.sampling)
-    if job.sampling.logprobs is not None and not job.is_chat:
-        options["logprobs"] = max(1, job.sampling.logprobs)  # there a number; 0 would tell nothing
+    if job.sampling.logprobs is not None:  # of no likeliest token llama.cpp would tell nothing at all
+        options["top_logprobs" if job.is_chat else "logprobs"] = max(1, job.sampling.logprobs)
     return prompt | options
