@@ -21,7 +21,7 @@ from yayan.evaluate.report import EvalReport
 from yayan.stage import execute
 from yayan.weights.gguf import Gguf
 
-from .test_choices import LAW, LAW_EXAMPLES, write_csv
+from .test_questions import LAW, LAW_EXAMPLES, write_csv
 
 TEXTS = [
     "The old man went to the river with his net.",

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import xllamacpp
 
 from yayan import __version__
+from yayan.engine.sampling import Sampling, llamacpp_options
 from yayan.errors import UserError, WorkError
 from yayan.lineage import cache_folder, sha256_of
 from yayan.weights.ggml import Header, read_header
@@ -143,6 +144,7 @@ class LlamaCpp:
     def stream(
         self,
         messages: Sequence[Message],
+        sampling: Sampling | None = None,
         *,
         max_tokens: int = MAX_TOKENS,
         temperature: float = TEMPERATURE,
@@ -150,17 +152,16 @@ class LlamaCpp:
     ) -> Generator[str]:
         """The answer to a chat, piece by piece; closing the iterator stops the model.
 
-        `temperature` 0 is greedy. Raises UserError for a base model, WorkError if the chat exceeds the context.
+        With `sampling` its options are used, and none of the others. Raises UserError for a base model or options that
+        mean nothing, WorkError if the chat exceeds the context.
         """
         self.refuse_base_model()
-        body = {
-            "messages": list(messages),
-            "max_tokens": max_tokens,
-            "temperature": temperature,
-            "stream": True,
-        }
+        asked: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature}
         if seed is not None:
-            body["seed"] = seed
+            asked["seed"] = seed
+        if sampling is not None:
+            asked = llamacpp_options(sampling)
+        body = {"messages": list(messages), "stream": True, **asked}
         with self._request("/v1/chat/completions", body) as response:
             for line in response:
                 if line.startswith(EVENT) and line.strip() != LAST_EVENT:
@@ -290,15 +291,20 @@ def find_gguf(model: Path) -> Path:
     return files[0]
 
 
+def cached_gguf(model: Path) -> Path:
+    """Where the F16 GGUF of a model folder lies, or will lie."""
+    folder = cache_folder() / "gguf"
+    folder.mkdir(exist_ok=True)
+    return folder / f"{sha256_of(model)}-{__version__}-F16.gguf"
+
+
 def convert_once(model: Path) -> Path:
     """The F16 GGUF of a model folder, from the cache if its content was seen before; whole or not at all."""
     from yayan.weights.gguf_file import write_gguf  # imports torch: 2 s that a GGUF file does not need
 
-    folder = cache_folder() / "gguf"
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{sha256_of(model)}-{__version__}-F16.gguf"
+    path = cached_gguf(model)
     if not path.exists():
-        with tempfile.TemporaryDirectory(dir=folder) as work:
+        with tempfile.TemporaryDirectory(dir=path.parent) as work:
             draft = Path(work) / path.name
             write_gguf(model, draft, "F16")
             draft.replace(path)

@@ -9,7 +9,8 @@ import torch
 from transformers import PreTrainedModel
 
 from yayan.errors import UserError, WorkError
-from yayan.model.load import load_model, read_config
+from yayan.model.folder import context_of
+from yayan.model.load import load_model
 from yayan.model.score import Body, Head, body_and_head
 from yayan.tokenizer import Tokenizer, load_tokenizer
 
@@ -30,14 +31,6 @@ class Scorer:
         if not all(map(math.isfinite, nats)):
             cure = "look for infinite or missing weights in it"
             raise WorkError("the model gives likelihoods that are no numbers", where=self.model, cure=cure)
-
-
-def context_of(model: Path, asked: int | None = None) -> int:
-    """Positions to use: what was asked for, else all that the model has; UserError if it has fewer."""
-    own = int(read_config(model)["max_position_embeddings"])
-    if asked is not None and not 1 <= asked <= own:
-        raise UserError(f"a context of {asked}", where=model, cure=f"the model has positions 1 to {own}")
-    return asked or own
 
 
 def open_scorer(

@@ -83,6 +83,14 @@ def refuse_bad_sizes(config: dict, where: Path) -> None:
         raise UserError(f"hidden_size {width} is no multiple of {heads} heads", where=where, cure=cure)
 
 
+def context_of(model: Path, asked: int | None = None) -> int:
+    """Positions to use: what was asked for, else all that the model has; UserError if it has fewer."""
+    own = int(read_config(model)["max_position_embeddings"])
+    if asked is not None and not 1 <= asked <= own:
+        raise UserError(f"a context of {asked}", where=model, cure=f"the model has positions 1 to {own}")
+    return asked or own
+
+
 def old_rows(model: Path) -> int | None:
     """Rows that a model had before it was grown, as its record tells; None if not known."""
     record = lineage.read(model)

@@ -1,71 +1,167 @@
-"""The verb `serve`: llama.cpp's OpenAI server in this process, until it is told to stop."""
+"""The verb `serve`: an engine behind the front, until it is told to stop."""
 
 import json
+import os
+import secrets
+import shlex
 import signal
-import threading
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
+from typing import Any, Literal
 
-from yayan.engine.llamacpp import LOCAL_HOST, LlamaCpp, open_model
+import uvicorn
+
+from yayan.engine.choose import Engine, choose_engine
+from yayan.engine.llamacpp import LOCAL_HOST, find_gguf, open_model, refuse_busy_port
+from yayan.engine.sampling import Sampling
 from yayan.errors import UserError
+from yayan.serve.door import Door
+from yayan.serve.embeddings import Embedder
+from yayan.serve.front import make_front
+from yayan.serve.jobs import Backend
+from yayan.serve.proxy import Proxy
+from yayan.serve.vllm import launch, vllm_command
 from yayan.stage import Command
+
+KEY_VARIABLE = "YAYAN_API_KEY"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Serve(Command):
-    """Serve a model to OpenAI clients (llama.cpp's own server) until Ctrl-C or SIGTERM."""
+    """Serve a model to OpenAI clients until Ctrl-C or SIGTERM, which lets answers under way end first."""
 
     model: Path = field(kw_only=False)
     """Model folder or GGUF file."""
+    engine: Engine | Literal["vllm"] = "auto"
+    """What computes: llamacpp, torch (one answer at a time), or vllm, which is started if it is installed."""
     host: str = LOCAL_HOST
     """Address to listen on; 0.0.0.0 opens the model to the network."""
     port: int = 8080
     """Port to listen on; 0 takes a free one."""
-    api_key: str | None = None
-    """Key that clients must send."""
-    parallel: int = 1
-    """Conversations answered at the same time; others wait."""
+    api_key: list[str] = field(default_factory=list)
+    """Keys, one of which clients must send; or name them, with spaces between, in YAYAN_API_KEY."""
+    parallel: int = 4
+    """Answers at the same time (llamacpp and vllm); each has the whole context."""
+    queue: int = 64
+    """Requests that may wait; more are sent away with status 429."""
     context: int | None = None
     """Tokens of one conversation (default: what the model was trained for)."""
     threads: int | None = None
     """Threads of the computation (default: the physical cores)."""
+    grace_seconds: int = 30
+    """Time that answers under way have to end when the server is told to stop."""
 
     def run(self) -> None:
-        for name, value in (("parallel", self.parallel), ("threads", self.threads)):
-            if value is not None and value < 1:
-                raise UserError(f"--{name} {value} means nothing", cure="give at least 1")
-        with open_model(
-            self.model,
-            host=self.host,
-            port=self.port,
-            api_key=self.api_key,
-            parallel=self.parallel,
-            context=self.context,
-            threads=self.threads,
-        ) as engine:
-            if self.json:
-                print(json.dumps({"url": engine.url, "model": engine.name}), flush=True)
-            else:
-                print(announcement(engine, with_key=bool(self.api_key)), flush=True)
-            wait_for_a_signal()
+        self.check()
+        keys = self.api_key or os.environ.get(KEY_VARIABLE, "").split()
+        if self.engine == "vllm":
+            launch(self.vllm_words(), keys)
+        choice = choose_engine(self.model, self.engine)
+        engine = choice.engine
+        if not self.json:
+            print(f"engine {engine}: {choice.why}", file=sys.stderr, flush=True)
+        refuse_busy_port(self.host, self.port)
+        with opened(self, engine) as backend:
+            defaults = Sampling.for_model(self.model)
+            parallel = self.parallel if engine == "llamacpp" else 1
+            front = make_front(backend, defaults=defaults, parallel=parallel, waiting=self.queue, keys=keys)
+            with socket.create_server((self.host, self.port), family=family_of(self.host)) as listener:
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else 40 ms a small answer
+                self.tell(backend, listener, with_key=bool(keys))
+                listen(front, listener, self.grace_seconds)
+
+    def vllm_words(self) -> list[str]:
+        """The command line that serves the model as asked by vLLM."""
+        name, place = self.model.resolve().name, {"host": self.host, "port": self.port}
+        return vllm_command(self.model, name=name, **place, parallel=self.parallel, context=self.context)  # type: ignore[arg-type]
+
+    def check(self) -> None:
+        """Raises UserError for a number that means nothing."""
+        for name, value, least in (
+            ("parallel", self.parallel, 1),
+            ("threads", self.threads, 1),
+            ("queue", self.queue, 0),
+            ("grace-seconds", self.grace_seconds, 0),
+        ):
+            if value is not None and value < least:
+                raise UserError(f"--{name} {value} means nothing", cure=f"give at least {least}")
+
+    def tell(self, backend: Backend, listener: socket.socket, *, with_key: bool) -> None:
+        """Say where the model is served."""
+        url = f"http://{address_of(listener)}"
+        if self.json:
+            print(json.dumps({"url": url, "model": backend.name}), flush=True)
+            return
+        print(announcement(backend, url, with_key=with_key), flush=True)
+        if not with_key and not ip_address(listener.getsockname()[0]).is_loopback:
+            print("anyone who reaches this address can use the model: give --api-key", file=sys.stderr)
 
 
-def announcement(engine: LlamaCpp, *, with_key: bool) -> str:
+@contextmanager
+def opened(options: Serve, engine: str) -> Iterator[Backend]:
+    """The engine behind the front, closed at the end."""
+    if engine == "torch":
+        from yayan.engine.torch import TorchEngine  # imports torch, which llama.cpp does not need
+        from yayan.serve.local import Local
+
+        with TorchEngine(options.model, context=options.context, threads=options.threads) as here:
+            yield Local(here)
+        return
+    key = secrets.token_urlsafe()
+    settings: dict[str, Any] = {
+        "parallel": options.parallel,
+        "context": options.context,
+        "threads": options.threads,
+    }
+    with open_model(options.model, api_key=key, **settings) as running:
+        gguf = find_gguf(options.model)
+        embedder = Embedder(gguf, name=running.name, context=running.context, threads=options.threads)
+        yield Proxy(running, key, embedder)
+
+
+def announcement(backend: Backend, url: str, *, with_key: bool) -> str:
     """Where the model is served, and a line to try it."""
     key = " -H 'Authorization: Bearer KEY'" if with_key else ""
-    path, body = "chat/completions", '{"messages": [{"role": "user", "content": "你好"}]}'
-    lines = [f"{engine.name} is served at {engine.url}/v1 for OpenAI clients; Ctrl-C stops it. Try it:"]
-    if engine.header.template is None:
-        lines[0] = f"{engine.name} is served at {engine.url}/v1; Ctrl-C stops it. It is a base model, which "
-        lines[0] += "continues text and cannot chat. Try it:"
-        path, body = "completions", '{"prompt": "Once upon a time", "max_tokens": 50}'
-    lines.append(f"  curl {engine.url}/v1/{path} -H 'Content-Type: application/json'{key} -d '{body}'")
-    return "\n".join(lines)
+    if backend.chats:
+        kind, path = "", "chat/completions"
+        asked: dict[str, object] = {"messages": [{"role": "user", "content": "你好"}]}
+    else:
+        kind, path = " It is a base model, which continues text and cannot chat.", "completions"
+        asked = {"prompt": "Once upon a time", "max_tokens": 50}
+    body = json.dumps({"model": backend.name, **asked}, ensure_ascii=False)
+    return (
+        f"{backend.name} is served at {url}/v1 for OpenAI clients; Ctrl-C stops it.{kind} Try it:\n"
+        f"  curl {url}/v1/{path} -H 'Content-Type: application/json'{key} -d {shlex.quote(body)}"
+    )
 
 
-def wait_for_a_signal() -> None:
-    """Return at Ctrl-C or SIGTERM, the ways in which a server is told that its work is done."""
-    told = threading.Event()
+def listen(front: Door, listener: socket.socket, grace_seconds: int) -> None:
+    """Answer until Ctrl-C or SIGTERM; then what is under way may end, and nothing new is taken."""
+    config = uvicorn.Config(
+        front,
+        log_level="critical",
+        lifespan="on",
+        timeout_graceful_shutdown=grace_seconds,
+        server_header=False,
+    )
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: told.set())
-    told.wait()
+        signal.signal(
+            number, signal.SIG_IGN
+        )  # uvicorn listens to them, and raises them again when it is done
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def family_of(host: str) -> socket.AddressFamily:
+    """IPv4 or IPv6, as the name of a host says."""
+    return socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
+
+
+def address_of(listener: socket.socket) -> str:
+    """HOST:PORT as it stands in a URL."""
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if listener.family == socket.AF_INET6 else f"{host}:{port}"

@@ -1,46 +1,60 @@
-"""The verb `chat`: talk to a model in the terminal, or ask it once through a pipe."""
+"""The verb `chat`: talk to a model in the terminal, ask it once through a pipe, or answer a file of prompts."""
 
-import json
-import signal
 import sys
-from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from yayan.engine.llamacpp import MAX_TOKENS, TEMPERATURE, LlamaCpp, Message, open_model
-from yayan.errors import UserError, WorkError
+from yayan.engine.choose import Engine
+from yayan.engine.llamacpp import Message
+from yayan.engine.sampling import Sampling
+from yayan.errors import UserError
+from yayan.serve.conversation import Conversation
+from yayan.serve.prompts import answer_file, read_prompts
+from yayan.serve.speaker import open_speaker
 from yayan.stage import Command
 from yayan.template import SYSTEM_PROMPTS
-
-with suppress(ImportError):
-    import readline  # noqa: F401 (importing it gives input() line editing and history)
-
-QUIT, CLEAR = "/quit", "/clear"
-GREETING = f"{QUIT} or Ctrl-D leaves, {CLEAR} begins anew, Ctrl-C stops an answer."
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chat(Command):
-    """Talk to a model in the terminal; from a pipe it answers once, on standard output."""
+    """Talk to a model in the terminal; from a pipe it answers once, a file of prompts it answers one by one.
+
+    A question of several lines begins and ends with three quotation marks; /help lists the commands.
+    """
 
     model: Path = field(kw_only=False)
     """Model folder or GGUF file."""
+    engine: Engine = "auto"
+    """What computes: llamacpp, or torch for model folders that are not written as GGUF, and for guidance."""
     system: str = "default"
     """System prompt: default, long, a file that holds one, or the text itself ('' for none)."""
-    max_tokens: int = MAX_TOKENS
-    """Longest answer, in tokens."""
-    temperature: float = TEMPERATURE
-    """0 always takes the likeliest token; 1 draws as the model was trained."""
+    max_tokens: int | None = None
+    """Longest answer, in tokens (default: what the model's generation_config.json says, else 512)."""
+    temperature: float | None = None
+    """0 always takes the likeliest token; 1 draws as the model was trained (default: the model's, else 0.2)."""
     seed: int | None = None
     """Seed of the drawing; the same seed gives the same answers."""
     threads: int | None = None
     """Threads of the computation (default: the physical cores)."""
+    file: Path | None = None
+    """Prompts to answer: a text file with one a line, or .jsonl with `prompt` or `messages`."""
+    out: Path | None = None
+    """Answers to the file, as .jsonl; a file that holds some of them is gone on with."""
+    parallel: int = 4
+    """Prompts of the file that are answered at the same time (llamacpp)."""
 
     def run(self) -> None:
         self.check()
-        with open_model(self.model, threads=self.threads) as engine:
-            engine.refuse_base_model()
-            conversation = Conversation(engine, self, system_message(self.system))
+        sampling, system = self.sampling(), system_message(self.system)
+        prompts = read_prompts(self.file) if self.file else []
+        parallel = min(self.parallel, len(prompts)) if prompts else 1
+        with open_speaker(self.engine, self.model, threads=self.threads, parallel=parallel) as speaker:
+            if self.out:
+                failed = answer_file(speaker, prompts, self.out, sampling, system)
+                print(f"chat: {len(prompts)} answers in {self.out}, {failed} of them errors", file=sys.stderr)
+                return
+            conversation = Conversation(speaker, sampling, system)
             if sys.stdin.isatty():
                 conversation.hold()
             else:
@@ -48,15 +62,26 @@ class Chat(Command):
                 conversation.answer_once(question, as_json=self.json)
 
     def check(self) -> None:
-        """Raises UserError for a number that means nothing."""
+        """Raises UserError for a number that means nothing, and for a file without the other."""
         for name, value, least in (
             ("max-tokens", self.max_tokens, 1),
             ("temperature", self.temperature, 0),
             ("threads", self.threads, 1),
             ("seed", self.seed, 0),
+            ("parallel", self.parallel, 1),
         ):
             if value is not None and not value >= least:
                 raise UserError(f"--{name} {value} means nothing", cure=f"give at least {least}")
+        if (self.file is None) != (self.out is None):
+            raise UserError("--file and --out belong together", cure="give both")
+
+    def sampling(self) -> Sampling:
+        """The model's defaults, with what was asked for in their place."""
+        asked = {"max_tokens": self.max_tokens, "temperature": self.temperature, "seed": self.seed}
+        given = {name: value for name, value in asked.items() if value is not None}
+        sampling = replace(Sampling.for_model(self.model), **given)  # type: ignore[arg-type]
+        sampling.check()
+        return sampling
 
 
 def system_message(wanted: str) -> Message:
@@ -75,73 +100,3 @@ def decode(text: bytes, where: str) -> str:
         return text.decode("utf-8").strip()
     except UnicodeDecodeError as error:
         raise UserError("this is not UTF-8", where=where, cure="convert it (iconv does)") from error
-
-
-class Conversation:
-    """Turns of user and assistant after a system message."""
-
-    def __init__(self, engine: LlamaCpp, options: Chat, system: Message) -> None:
-        self.engine, self.options, self.system = engine, options, system
-        self.turns: list[Message] = []
-
-    def answer_once(self, question: str, *, as_json: bool) -> None:
-        """Print the answer to one question, as it comes or as one JSON object."""
-        if not question:
-            raise UserError("nothing was asked", cure="pipe a question in, or start chat in a terminal")
-        answer = self.ask(question, show=not as_json)
-        if as_json:
-            print(json.dumps({"question": question, "answer": answer}, ensure_ascii=False))
-
-    def hold(self) -> None:
-        """Turn by turn until the user leaves; Ctrl-C ends at most what is being said."""
-        signal.signal(
-            signal.SIGTERM, signal.SIG_DFL
-        )  # the command line makes it a Ctrl-C, which does not leave here
-        print(f"{self.engine.name}: {GREETING}")
-        while True:
-            try:
-                line = input("\n> ").strip()
-                if line == QUIT:
-                    return
-                self.take_turn(line)
-            except KeyboardInterrupt:
-                print(f"\n{GREETING}")
-            except EOFError:
-                print()
-                return
-
-    def take_turn(self, line: str) -> None:
-        """A line of the user: a command, or a question, whose answer is shown as it comes."""
-        if line == CLEAR:
-            self.turns.clear()
-        elif line:
-            try:
-                self.ask(line, show=True)
-            except WorkError as error:
-                print(f"{error} {CLEAR} begins anew.", file=sys.stderr)
-
-    def ask(self, question: str, *, show: bool) -> str:
-        """The answer, which becomes part of the conversation; in a terminal Ctrl-C ends it and keeps what was said."""
-        asked: Message = {"role": "user", "content": question}
-        answer = ""
-        options = self.options
-        pieces = self.engine.stream(
-            [self.system, *self.turns, asked],
-            max_tokens=options.max_tokens,
-            temperature=options.temperature,
-            seed=options.seed,
-        )
-        with closing(pieces):
-            try:
-                for piece in pieces:
-                    answer += piece
-                    if show:
-                        print(piece, end="", flush=True)
-            except KeyboardInterrupt:
-                if not sys.stdin.isatty():
-                    raise
-        if show:
-            print()
-        if answer:
-            self.turns += [asked, {"role": "assistant", "content": answer}]
-        return answer

@@ -1,0 +1,82 @@
+"""Which engine answers: llama.cpp where it can, torch for what only it has."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from yayan.errors import UserError
+
+if TYPE_CHECKING:  # torch and llama.cpp are imported when one of them is opened
+    from yayan.engine.llamacpp import LlamaCpp
+    from yayan.engine.torch import TorchEngine
+
+Engine = Literal["auto", "llamacpp", "torch"]
+TORCH_ONLY = ("dtype", "quantize", "draft", "draft_length")
+LLAMACPP_ONLY = ("host", "port", "api_key", "parallel", "exact")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An engine and why it, in one clause."""
+
+    engine: Literal["llamacpp", "torch"]
+    why: str
+
+
+def choose_engine(model: Path, engine: Engine = "auto", *, guidance: bool = False, **settings: Any) -> Choice:
+    """The engine for a model, `settings` that were asked for (those that are None were not), and perhaps guidance.
+
+    Raises UserError for an unknown engine, or for one that cannot do what was asked.
+    """
+    if engine not in get_args(Engine):
+        raise UserError(f"there is no engine {engine}", cure=f"take one of {', '.join(get_args(Engine))}")
+    asked = [name for name in TORCH_ONLY if settings.get(name) is not None] + ["guidance"] * guidance
+    served = [name for name in LLAMACPP_ONLY if settings.get(name) is not None]
+    folder = (model / "config.json").is_file()
+    chosen: Literal["llamacpp", "torch"]
+    if engine != "auto":
+        chosen, why = engine, "it was asked for"
+    elif asked:
+        chosen, why = "torch", f"only torch has {asked[0]}"
+    elif folder and not served and (reason := reason_against_gguf(model)):
+        chosen, why = "torch", f"llama.cpp cannot have this folder, {reason}"
+    else:
+        chosen, why = "llamacpp", "this folder can be converted, once" if folder else "this is a GGUF file"
+    if chosen == "torch" and not folder:
+        raise UserError(
+            "the torch engine opens model folders", where=model, cure="name the folder it was made from"
+        )
+    if chosen == "llamacpp" and asked:
+        raise UserError(f"llama.cpp has no {asked[0]}", where="engine", cure="use the torch engine")
+    if chosen == "torch" and served:
+        raise UserError(f"the torch engine has no {served[0]}", where="engine", cure="use llamacpp")
+    return Choice(chosen, why)
+
+
+def reason_against_gguf(folder: Path) -> str | None:
+    """Why a model folder cannot become a GGUF file; None if it can, or did before."""
+    from yayan.engine.llamacpp import cached_gguf
+    from yayan.weights.gguf_file import plan_file
+
+    if cached_gguf(folder).exists():
+        return None
+    try:
+        plan_file(folder, "F16")
+    except UserError as error:
+        return str(error).rstrip(".")
+    return None
+
+
+def open_engine(
+    model: Path, engine: Engine = "auto", *, guidance: bool = False, **settings: Any
+) -> "tuple[LlamaCpp | TorchEngine, Choice]":
+    """The engine chosen for a model, open, and why it was chosen. Settings that are None are left to the engine."""
+    choice = choose_engine(model, engine, guidance=guidance, **settings)
+    given = {name: value for name, value in settings.items() if value is not None}
+    if choice.engine == "torch":
+        from yayan.engine.torch import TorchEngine
+
+        return TorchEngine(model, **given), choice
+    from yayan.engine.llamacpp import open_model
+
+    return open_model(model, **given), choice

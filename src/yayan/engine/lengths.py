@@ -1,0 +1,83 @@
+"""How many tokens a draft should guess: what has paid so far, by measured seconds and by the share of guesses taken."""
+
+WEIGHT = 0.2  # of the newest measurement in a moving mean
+LONGEST = 8
+HOPE = 0.7  # the share of guesses taken, before anything is known
+FIRST_TRIES = 3  # rounds that may lose time at first
+LOSS = 0.03  # share of the time that may be lost to trying again
+
+
+class DraftLengths:
+    """Chooses the number of guesses for each round, and learns from each.
+
+    With a share a of guesses taken, k guesses give (1 - a^(k+1)) / (1 - a) tokens on average; they cost a pass over
+    k + 1 tokens and k guesses. The k with the most tokens a second is chosen, 0 (plain decoding) among them. Where
+    plain decoding is best, a trial is made again as soon as it can lose at most `LOSS` of the time since the start.
+    `fixed`: always so many.
+    """
+
+    def __init__(self, fixed: int | None = None) -> None:
+        self.fixed = fixed
+        self.share = HOPE
+        self.tries = 0
+        self.guess_seconds: float | None = None  # of one guess
+        self.pass_seconds: dict[int, float] = {}  # by tokens in the pass
+        self.seconds = 0.0  # of all rounds
+        self.lost_seconds = 0.0  # by guessing, against plain decoding; less than 0 where it gained
+
+    def choose(self) -> int:
+        """Tokens to guess now."""
+        if self.fixed is not None:
+            return self.fixed
+        if 1 not in self.pass_seconds:
+            return 0
+        if self.tries < FIRST_TRIES:
+            return LONGEST // 2
+        best = max(range(LONGEST + 1), key=self.tokens_per_second)
+        if best:
+            return best if self.may_lose(best) else 0
+        return 1 if self.may_lose(1) else 0
+
+    def tokens_per_second(self, count: int) -> float:
+        a = min(self.share, 0.999)
+        return (1 - a ** (count + 1)) / (1 - a) / self.round_seconds(count)
+
+    def round_seconds(self, count: int) -> float:
+        """Expected of a round with so many guesses; a pass that was never made costs as its neighbours suggest."""
+        known = self.pass_seconds
+        rows = count + 1
+        if rows in known:
+            seconds = known[rows]
+        else:
+            below = max((n for n in known if n < rows), default=1)
+            above = min((n for n in known if n > rows), default=None)
+            slope = 0.0 if above is None else (known[above] - known[below]) / (above - below)
+            seconds = known[below] + slope * (rows - below)
+        return seconds + count * (self.guess_seconds or 0.0)
+
+    def may_lose(self, count: int) -> bool:
+        """Whether a round whose guesses are all wrong leaves the loss within its bounds."""
+        loss = self.round_seconds(count) - self.pass_seconds[1]
+        return self.lost_seconds + loss <= LOSS * self.seconds
+
+    def learn(self, wanted: int, guesses: int, taken: int, guess_seconds: float, pass_seconds: float) -> None:
+        """A round: how many guesses were asked for, made and taken, and what each half cost."""
+        rows = guesses + 1
+        self.pass_seconds[rows] = mean(self.pass_seconds.get(rows), pass_seconds)
+        self.seconds += guess_seconds + pass_seconds
+        if not wanted:
+            return
+        self.guess_seconds = mean(self.guess_seconds, guess_seconds / max(guesses, 1))
+        if guesses:
+            self.tries += 1
+            seen = min(taken + 1, guesses)  # behind the first wrong guess nothing is known
+            self.share += (taken / seen - self.share) * (1 - (1 - WEIGHT) ** seen)
+        plain = self.pass_seconds.get(1, pass_seconds)
+        self.lost_seconds += guess_seconds + pass_seconds - (taken + 1) * plain
+
+
+def mean(before: float | None, new: float) -> float:
+    """A moving mean that a single slow moment does not carry away."""
+    if before is None:
+        return new
+    return before + WEIGHT * (min(new, 2 * before) - before)

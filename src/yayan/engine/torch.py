@@ -1,0 +1,234 @@
+"""The torch engine: any model folder, with guidance and exact speculation; one answer at a time, or many together."""
+
+import importlib.util
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+import torch
+
+from yayan.engine.answers import Answer, Piece, pieces
+from yayan.engine.batch import Finished, Question, answer_together
+from yayan.engine.distribution import Chooser
+from yayan.engine.lengths import DraftLengths
+from yayan.engine.network import Branches, Network
+from yayan.engine.sampling import Sampling
+from yayan.engine.speculative import Draft, LookupDraft, ModelDraft, decode_plainly, decode_speculatively
+from yayan.errors import UserError
+from yayan.model.folder import GENERATION_FILE, context_of, read_json
+from yayan.model.load import Quantization
+from yayan.progress import Progress
+from yayan.template import Messages, encode_prompt
+from yayan.tokenizer import load_tokenizer
+
+Quantize = Literal["8bit", "4bit"]
+KINDS: dict[Quantize, Quantization] = {"8bit": "int8", "4bit": "nf4"}
+LOOKUP = "lookup"
+ROWS = 32
+
+
+class TorchEngine:
+    """A model folder that answers. `with TorchEngine(folder) as engine: engine.stream(messages)`.
+
+    `dtype`: auto (the file's), float32, bfloat16 or float16; `context`: tokens of prompt and answer together (default:
+    all positions of the model); `threads`: of torch, in the whole process; `quantize`: matrices in 8 or 4 bits by
+    bitsandbytes; `draft`: a small model folder with the same tokenizer, or "lookup", that guesses ahead
+    (speculation); `draft_length`: always so many guesses (default: what pays). Raises UserError for what cannot be.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        name: str | None = None,
+        dtype: str = "auto",
+        context: int | None = None,
+        threads: int | None = None,
+        quantize: Quantize | None = None,
+        draft: Path | Literal["lookup"] | None = None,
+        draft_length: int | None = None,
+    ) -> None:
+        self.context = context_of(folder, context)
+        check_settings(threads, quantize, draft_length)
+        self.name = name or folder.resolve().name
+        self.tokenizer = load_tokenizer(folder)
+        self.defaults = Sampling.for_model(folder)
+        self.ends = end_tokens(folder, self.tokenizer.eos_id)
+        if threads:
+            torch.set_num_threads(threads)
+        self.network = Network(folder, dtype, KINDS[quantize] if quantize else None)
+        self.draft: Network | str | None = None
+        if draft == LOOKUP:
+            self.draft = LOOKUP
+        elif draft is not None:
+            self.draft = open_draft(Path(draft), self, dtype)
+        self.lengths = DraftLengths(draft_length)
+
+    def close(self) -> None:
+        """Let go of the memory."""
+        del self.network, self.draft
+
+    def __enter__(self) -> "TorchEngine":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def refuse_base_model(self) -> None:
+        """Raises UserError if the model has no chat template."""
+        if self.tokenizer.template is None:
+            cure = "tune it on chats first (yayan sft), or use a tuned model"
+            raise UserError(
+                "this is a base model, it continues text and cannot chat", where=self.name, cure=cure
+            )
+
+    def prompt_ids(self, messages: Messages) -> list[int]:
+        """What the model sees of a chat before it answers."""
+        self.refuse_base_model()
+        return encode_prompt(self.tokenizer, messages)
+
+    def negative_ids(self, messages: Messages, sampling: Sampling) -> list[int]:
+        """The same chat with the negative prompt as its system prompt; empty without one."""
+        if sampling.negative_prompt is None:
+            return []
+        turns = [message for message in messages if message["role"] != "system"]
+        return self.prompt_ids([{"role": "system", "content": sampling.negative_prompt}, *turns])
+
+    def text_ids(self, text: str) -> list[int]:
+        """Ids of a text to continue: BOS, where the model has one, and the text."""
+        bos = self.tokenizer.bos_id
+        return ([] if bos is None else [bos]) + self.tokenizer.encode(text)
+
+    def stream(self, messages: Messages, sampling: Sampling | None = None) -> Generator[str]:
+        """The answer to a chat, piece by piece; closing the iterator stops the model. Errors as `generate`."""
+        sampling = sampling or self.defaults
+        negative = self.negative_ids(messages, sampling)
+        for piece in self.generate(self.prompt_ids(messages), sampling, negative):
+            if piece.text:
+                yield piece.text
+
+    def generate(
+        self, prompt: Sequence[int], sampling: Sampling | None = None, negative: Sequence[int] = ()
+    ) -> Generator[Piece]:
+        """How a prompt goes on. `negative`: ids of the negative prompt (default: the text of the sampling's, if any).
+
+        Raises UserError for options that mean nothing, for ids that the model does not have, and for a prompt that
+        leaves no place for an answer in the context.
+        """
+        sampling = sampling or self.defaults
+        negative = negative or self._negative_text(sampling)
+        limit = self.check(prompt, sampling, negative)
+        return self._generate(list(prompt), sampling, list(negative), limit)
+
+    def _generate(
+        self, prompt: list[int], sampling: Sampling, negative: list[int], limit: int
+    ) -> Generator[Piece]:
+        chooser = Chooser(sampling, prompt, self.network.device)
+        branches = Branches(self.network, prompt, negative, sampling.guidance_scale)
+        answer = Answer(self.tokenizer, self.ends, sampling, limit)
+        draft = self._draft(chooser, sampling, prompt, negative)
+        if draft is None:
+            choices = decode_plainly(branches, chooser, limit)
+        else:
+            choices = decode_speculatively(branches, chooser, limit, draft, self.lengths)
+        yield from pieces(choices, answer)
+
+    def _draft(
+        self, chooser: Chooser, sampling: Sampling, prompt: list[int], negative: list[int]
+    ) -> Draft | None:
+        """What guesses ahead in this answer.
+
+        A seed is to give the same answer again, and how many guesses pay is told by the clock: where tokens are drawn
+        with a seed, nothing guesses unless the number of guesses is fixed.
+        """
+        if sampling.seed is not None and not sampling.greedy and self.lengths.fixed is None:
+            return None
+        if isinstance(self.draft, Network):
+            return ModelDraft(Branches(self.draft, prompt, negative, sampling.guidance_scale), chooser)
+        return LookupDraft() if self.draft else None
+
+    def generate_many(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling | None = None,
+        negatives: Sequence[Sequence[int]] | None = None,
+        rows: int = ROWS,
+    ) -> Generator[tuple[int, Finished]]:
+        """Answers to many prompts, at most `rows` at once, each with the number of its prompt, as they are finished.
+
+        Each is what `generate` gives without a draft. In float32, greedy, that is the same ids, but where two logits
+        agree to about six digits. Errors as `generate`, before anything is computed.
+        """
+        sampling = sampling or self.defaults
+        if rows < 1:
+            raise UserError(f"{rows} rows at once", cure="give at least 1")
+        text = self._negative_text(sampling)
+        questions = []
+        for number, prompt in enumerate(prompts):
+            negative = negatives[number] if negatives else text
+            answer = Answer(self.tokenizer, self.ends, sampling, self.check(prompt, sampling, negative))
+            chooser = Chooser(sampling, prompt, self.network.device)
+            questions.append(Question(number, list(prompt), list(negative), chooser, answer))
+        return self._generate_many(questions, rows, sampling.guidance_scale)
+
+    def _generate_many(
+        self, questions: list[Question], rows: int, scale: float
+    ) -> Generator[tuple[int, Finished]]:
+        with Progress("answers", total=len(questions), unit="answers") as bar:
+            for item in answer_together(self.network, questions, min(rows, max(len(questions), 1)), scale):
+                yield item
+                bar.advance()
+
+    def _negative_text(self, sampling: Sampling) -> list[int]:
+        return [] if sampling.negative_prompt is None else self.text_ids(sampling.negative_prompt)
+
+    def check(self, prompt: Sequence[int], sampling: Sampling, negative: Sequence[int] = ()) -> int:
+        """Tokens that an answer may have. Raises UserError for what `generate` refuses."""
+        sampling.check()
+        rows = self.network.rows
+        if not prompt:
+            raise UserError("the prompt is empty", cure="give at least one token")
+        for ids, what in ((prompt, "the prompt"), (negative, "the negative prompt")):
+            if len(ids) >= self.context:
+                cure = f"shorten it: prompt and answer share a context of {self.context}"
+                raise UserError(f"{what} has {len(ids)} tokens, which leaves none for an answer", cure=cure)
+            if not all(0 <= token < rows for token in ids):
+                raise UserError(f"{what} holds an id that is no token", cure=f"ids go from 0 to {rows - 1}")
+        if not all(token < rows for token in sampling.logit_bias):
+            raise UserError("logit_bias names an id that is no token", cure=f"ids go from 0 to {rows - 1}")
+        return min(sampling.max_tokens, self.context - max(len(prompt), len(negative)))
+
+
+def check_settings(threads: int | None, quantize: str | None, draft_length: int | None) -> None:
+    """UserError for settings that mean nothing or cannot be had."""
+    for name, value in (("threads", threads), ("draft_length", draft_length)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} {value} means nothing", cure="give at least 1")
+    if quantize is not None and quantize not in KINDS:
+        raise UserError(f"quantize {quantize} is not known", cure="take 8bit or 4bit")
+    if quantize is not None and importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError("bitsandbytes is not installed", where="quantize", cure="pip install 'yayan[quant]'")
+
+
+def end_tokens(folder: Path, eos: int) -> frozenset[int]:
+    """Ids that end an answer: those of `generation_config.json`, and the tokenizer's."""
+    path = folder / GENERATION_FILE
+    found = read_json(path).get("eos_token_id") if path.is_file() else None
+    listed = found if isinstance(found, list) else [found]
+    return frozenset([eos, *(token for token in listed if isinstance(token, int))])
+
+
+def open_draft(folder: Path, engine: TorchEngine, dtype: str) -> Network:
+    """A model that guesses for another one. Raises UserError if they do not have the same tokens."""
+    if load_tokenizer(folder).sha256 != engine.tokenizer.sha256:
+        cure = "take a smaller model with the same tokenizer, or lookup"
+        raise UserError("the draft has another tokenizer than the model", where=folder, cure=cure)
+    context_of(folder, engine.context)
+    draft = Network(folder, dtype)
+    if draft.rows != engine.network.rows:
+        what = f"the draft has {draft.rows} rows, the model {engine.network.rows}"
+        raise UserError(what, where=folder, cure="pad both to the same number when they are grown")
+    return draft

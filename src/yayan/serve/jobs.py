@@ -1,0 +1,39 @@
+"""What an engine is asked: one answer to one prompt."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from yayan.engine.sampling import Sampling
+
+CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One choice of a response. `prompt`: messages of a chat; else a text or a list of ids to continue."""
+
+    path: str
+    prompt: Any
+    sampling: Sampling
+    index: int
+    tells_usage: bool
+
+    @property
+    def is_chat(self) -> bool:
+        return self.path == CHAT
+
+
+class Backend(Protocol):
+    """An engine, asked one job at a time for each of its slots."""
+
+    name: str
+    context: int
+    chats: bool  # False: a base model
+
+    async def answer(self, job: Job) -> dict[str, Any]: ...
+    def stream(self, job: Job) -> AsyncGenerator[bytes]: ...
+    async def embed(self, inputs: list[Any], encoding: str) -> dict[str, Any]: ...
+    async def metrics(self) -> str: ...
+    async def tokens(self) -> dict[str, int]: ...
+    async def close(self) -> None: ...
