@@ -5,7 +5,6 @@ from pathlib import Path
 from warnings import catch_warnings
 
 import torch
-from peft import PeftModel
 
 from yayan.errors import WorkError
 from yayan.model.load import load_model, quiet_transformers
@@ -30,6 +29,8 @@ def largest_difference(base: Path, adapters: Sequence[Path], merged: Path) -> fl
     All in float32, the adapters loaded by plain PEFT, one after the other. None where a model is too large to be
     computed with here. Raises WorkError if float32 weights predict something else.
     """
+    from peft import PeftModel  # takes seconds, which the merge of a large model need not wait
+
     specs = open_tensors(merged).specs.values()
     if 4 * sum(spec.elements for spec in specs) > LARGEST_BYTES:
         return None
