@@ -10,6 +10,7 @@ import pytest
 
 from tests.sentencepiece_model import make_chat_model
 from yayan.errors import UserError
+from yayan.serve.server import Serve
 from yayan.serve.vllm import vllm_command
 
 PLACE = {"name": "mine", "host": "127.0.0.1", "port": 8000, "parallel": 16}
@@ -92,6 +93,17 @@ def test_the_command_is_run_with_the_key_in_its_environment(folder: Path, tmp_pa
     assert shown.startswith(f"serve {folder} --served-model-name model")
     assert "key secret" in shown
     assert shown.count("secret") == 1
+
+
+def test_the_options_reach_the_command(folder: Path, tmp_path: Path) -> None:
+    draft = make_chat_model(tmp_path / "draft", num_hidden_layers=1)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 8}))
+    stage = Serve(model=folder, engine="vllm", adapter={"law": tmp_path}, draft=draft)
+    words = stage.vllm_words()
+    assert f"law={tmp_path}" in words
+    assert str(draft) in after(words, "--speculative-config")
+    with pytest.raises(UserError, match="adapters by name are for vllm"):
+        Serve(model=folder, adapter={"law": tmp_path}).check()
 
 
 def test_without_vllm_it_says_how_to_get_it(folder: Path, tmp_path: Path) -> None:

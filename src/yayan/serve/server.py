@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import uvicorn
 
@@ -53,6 +53,10 @@ class Serve(Command):
     """Tokens of one conversation (default: what the model was trained for)."""
     threads: int | None = None
     """Threads of the computation (default: the physical cores)."""
+    adapter: dict[str, Path] = field(default_factory=dict)
+    """LoRA adapters that clients ask for by name (vllm): --adapter.NAME FOLDER."""
+    draft: Path | None = None
+    """A smaller model of the same tokenizer that guesses tokens (torch and vllm); the answers stay the same."""
     grace_seconds: int = 30
     """Time that answers under way have to end when the server is told to stop."""
 
@@ -61,7 +65,7 @@ class Serve(Command):
         keys = self.api_key or os.environ.get(KEY_VARIABLE, "").split()
         if self.engine == "vllm":
             launch(self.vllm_words(), keys)
-        choice = choose_engine(self.model, self.engine)
+        choice = choose_engine(self.model, self.engine, draft=self.draft)
         engine = choice.engine
         if not self.json:
             print(f"engine {engine}: {choice.why}", file=sys.stderr, flush=True)
@@ -78,7 +82,8 @@ class Serve(Command):
     def vllm_words(self) -> list[str]:
         """The command line that serves the model as asked by vLLM."""
         name, place = self.model.resolve().name, {"host": self.host, "port": self.port}
-        return vllm_command(self.model, name=name, **place, parallel=self.parallel, context=self.context)  # type: ignore[arg-type]
+        more = {"context": self.context, "adapters": self.adapter, "draft": self.draft}
+        return vllm_command(self.model, name=name, **place, parallel=self.parallel, **more)  # type: ignore[arg-type]
 
     def check(self) -> None:
         """Raises UserError for a number that means nothing."""
@@ -90,6 +95,9 @@ class Serve(Command):
         ):
             if value is not None and value < least:
                 raise UserError(f"--{name} {value} means nothing", cure=f"give at least {least}")
+        if self.adapter and self.engine != "vllm":
+            cure = "merge it first (yayan merge), or take --engine vllm"
+            raise UserError("adapters by name are for vllm", where="adapter", cure=cure)
 
     def tell(self, backend: Backend, listener: socket.socket, *, with_key: bool) -> None:
         """Say where the model is served."""
@@ -109,16 +117,13 @@ def opened(options: Serve, engine: str) -> Iterator[Backend]:
         from yayan.engine.torch import TorchEngine  # imports torch, which llama.cpp does not need
         from yayan.serve.local import Local
 
-        with TorchEngine(options.model, context=options.context, threads=options.threads) as here:
+        settings = {"context": options.context, "threads": options.threads, "draft": options.draft}
+        with TorchEngine(options.model, **settings) as here:  # type: ignore[arg-type]
             yield Local(here)
         return
     key = secrets.token_urlsafe()
-    settings: dict[str, Any] = {
-        "parallel": options.parallel,
-        "context": options.context,
-        "threads": options.threads,
-    }
-    with open_model(options.model, api_key=key, **settings) as running:
+    given = {"parallel": options.parallel, "context": options.context, "threads": options.threads}
+    with open_model(options.model, api_key=key, **given) as running:
         gguf = find_gguf(options.model)
         embedder = Embedder(gguf, name=running.name, context=running.context, threads=options.threads)
         yield Proxy(running, key, embedder)
