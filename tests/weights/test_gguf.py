@@ -128,7 +128,7 @@ def test_the_stage_writes_each_type_and_says_what_was_checked(model: Path, tmp_p
     for entry in (f16, q8, q4):
         assert entry["texts_with_equal_tokens"] > 10_000
         assert entry["chats_with_equal_prompts"] == 2
-        assert entry["positions_compared"] == 8
+        assert entry["positions_compared"] == 100
     differences = [entry["largest_difference_of_logprobs"] for entry in (f16, q8, q4)]
     assert differences == sorted(differences)
     assert differences[0] < 0.02
@@ -223,7 +223,9 @@ def test_the_proof_fails_where_weights_differ(model: Path, tmp_path: Path) -> No
     write_gguf(model, tmp_path / "model.gguf", "F16")
     other = shutil.copytree(model, tmp_path / "other")
     change_weights(other, lambda tensors: tensors["model.layers.1.self_attn.k_proj.weight"].neg_())
-    assert Proof(model).compare(tmp_path / "model.gguf", "F16")["positions_with_same_first_token"] == 8
+    same = Proof(model).compare(tmp_path / "model.gguf", "F16")["positions_with_same_first_token"]
+    assert isinstance(same, int)
+    assert same >= 98
     with pytest.raises(WorkError, match="log-probabilities"):
         Proof(other).compare(tmp_path / "model.gguf", "F16")
 

@@ -40,7 +40,8 @@ def test_the_stage_proves_a_byte_level_model(pre: str, tmp_path: Path) -> None:
     entry = record["metrics"]["files"]["model-F32.gguf"]
     assert entry["texts_with_equal_tokens"] > 200
     assert entry["chats_with_equal_prompts"] == 2
-    assert entry["positions_compared"] == entry["positions_with_same_first_token"] == 8
+    assert entry["positions_compared"] == 100
+    assert entry["positions_with_same_first_token"] >= 98
     assert entry["largest_difference_of_logprobs"] < 1e-3
     assert record["tokenizer"] == load_tokenizer(model).sha256
 

@@ -6,9 +6,11 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from yayan.engine.llamacpp import LlamaCpp
+from yayan.engine.llama_c import Network
+from yayan.engine.llamacpp import LlamaCpp, Message
 from yayan.errors import WorkError
 from yayan.model.folder import read_config
 from yayan.model.load import load_model
@@ -20,7 +22,7 @@ from yayan.weights.quantize import FileType
 from yayan.weights.stream import open_tensors
 
 PROBED_TEXTS = 10_000
-PROBED_POSITIONS, PROBED_CONTEXT = 8, 256
+PROBED_POSITIONS, PROBED_CONTEXT = 100, 256
 PROBED_TOKENS = 10  # the most likely ones at a position
 # Largest difference of natural log-probabilities among them. Seen: F32 3e-4; F16 2e-2, since llama.cpp then rounds the
 # activations, too. What the other types lose is told, not judged.
@@ -60,27 +62,33 @@ class Proof:
             what = "llama.cpp does not bring texts into NFC as this tokenizer does: others are cut otherwise there"
             print(f"  {what}", file=sys.stderr, flush=True)
             self.texts = [unicodedata.normalize("NFC", text) for text in self.texts]
-        self.prompts = probing_prompts(self.tokenizer)
-        self.logprobs_V: list[torch.Tensor] = []
+        self.ids, self.positions = probing_positions(self.tokenizer, self.context)
+        self.logprobs_NV: torch.Tensor | None = None
         source = open_tensors(model)
         if 4 * sum(spec.elements for spec in source.specs.values()) <= LARGEST_REFERENCE_BYTES:
-            self.logprobs_V = next_logprobs(model, self.prompts)
+            self.logprobs_NV = logprobs_at(model, self.ids, self.positions)
 
     def compare(self, path: Path, kind: FileType) -> dict[str, object]:
         """Open a file in llama.cpp and compare. Raises WorkError if it differs; returns what was compared."""
         self._compare_texts(path)
-        # All positions of a 7B would be 4 GB of cache
-        with LlamaCpp(path, threads=1, exact=True, context=self.context) as engine:
-            chats = CHATS if self.tokenizer.template is not None else ()
+        chats = CHATS if self.tokenizer.template is not None else ()
+        if chats:
+            self._compare_chats(path, chats)
+        found: dict[str, object] = {
+            "texts_with_equal_tokens": len(self.texts),
+            "chats_with_equal_prompts": len(chats),
+        }
+        if self.logprobs_NV is None:
+            return found | {"positions_compared": 0}
+        return found | self._compare_logprobs(self.logprobs_NV, path, kind)
+
+    def _compare_chats(self, path: Path, chats: Sequence[list[Message]]) -> None:
+        with LlamaCpp(
+            path, threads=1, context=self.context
+        ) as engine:  # all positions of a 7B are 4 GB of cache
             for chat in chats:
                 if engine.prompt_ids(chat) != encode_prompt(self.tokenizer, chat):
                     raise WorkError("llama.cpp makes another prompt of a chat than the model", where=path)
-            return {
-                "texts_with_equal_tokens": len(self.texts),
-                "chats_with_equal_prompts": len(chats),
-                "positions_compared": len(self.logprobs_V),
-                **(self._compare_logprobs(engine, path, kind) if self.logprobs_V else {}),
-            }
 
     def _compare_texts(self, path: Path) -> None:
         with opened_vocabulary(path) as vocabulary:
@@ -88,18 +96,19 @@ class Proof:
                 if ids_of(vocabulary, text) != ids:
                     raise WorkError(f"llama.cpp cuts {text!r} into other tokens than the model", where=path)
 
-    def _compare_logprobs(self, engine: LlamaCpp, path: Path, kind: FileType) -> dict[str, object]:
-        worst, same_first = 0.0, 0
-        for prompt, logprobs_V in zip(self.prompts, self.logprobs_V, strict=True):
-            theirs = engine.next_logprobs(prompt, PROBED_TOKENS)
-            worst = max(worst, *(abs(value - float(logprobs_V[token])) for token, value in theirs.items()))
-            same_first += max(theirs, key=lambda token: theirs[token]) == int(logprobs_V.argmax())
+    def _compare_logprobs(self, ours_NV: torch.Tensor, path: Path, kind: FileType) -> dict[str, object]:
+        with Network(path, positions=self.context, threads=1) as network:
+            logits_TV = torch.from_numpy(np.concatenate([part.copy() for part in network.logits(self.ids)]))
+        theirs_NV = logits_TV[self.positions].log_softmax(-1)
+        likely = theirs_NV.topk(min(PROBED_TOKENS, theirs_NV.shape[-1])).indices
+        worst = (theirs_NV - ours_NV).gather(-1, likely).abs().max().item()
         if not worst <= TOLERANCE.get(kind, float("inf")):
             what = f"llama.cpp computes other log-probabilities than the model, they differ by {worst:.3g}"
             raise WorkError(what, where=path)
         return {
+            "positions_compared": len(self.positions),
             "largest_difference_of_logprobs": float(f"{worst:.3g}"),
-            "positions_with_same_first_token": same_first,
+            "positions_with_same_first_token": int((theirs_NV.argmax(-1) == ours_NV.argmax(-1)).sum()),
         }
 
 
@@ -112,15 +121,14 @@ def probing_texts(tokenizer: Tokenizer) -> list[str]:
     return [*HARD_TEXTS, *joined]
 
 
-def probing_prompts(tokenizer: Tokenizer) -> list[list[int]]:
-    """Beginnings of different lengths of texts in both languages, each after BOS."""
+def probing_positions(tokenizer: Tokenizer, context: int) -> tuple[list[int], list[int]]:
+    """Ids of the hard texts one after another behind BOS, and some of their positions, in order."""
     begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    ids = [tokenizer.encode(text) for text in HARD_TEXTS]
-    return [begin + ids[index][: 1 + 2 * index] for index in range(PROBED_POSITIONS)]
+    ids = (begin + [i for text in HARD_TEXTS for i in tokenizer.encode(text)])[:context]
+    return ids, sorted(random.Random(0).sample(range(len(ids)), min(PROBED_POSITIONS, len(ids))))
 
 
 @torch.no_grad()
-def next_logprobs(model: Path, prompts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
-    """Natural log-probabilities of the token after each prompt, in float32, by `transformers`."""
-    network = load_model(model)
-    return [network(torch.tensor([prompt])).logits[0, -1].log_softmax(-1) for prompt in prompts]
+def logprobs_at(model: Path, ids: list[int], positions: list[int]) -> torch.Tensor:
+    """Natural log-probabilities [N, V] of what follows each of N positions, in float32, by `transformers`."""
+    return load_model(model)(torch.tensor([ids])).logits[0, positions].log_softmax(-1)
