@@ -83,15 +83,17 @@ class LlamaCppSpeaker:
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Generator[str]:
         """The answer in pieces; closing it stops the model. Raises WorkError with llama.cpp's reason."""
         self.tokens = 0
-        with self._posted(messages, sampling, stream=True) as response:
+        usage = {"include_usage": True}
+        with self._posted(messages, sampling, stream=True, stream_options=usage) as response:
             for line in response.iter_lines():
                 if not line.startswith("data: {"):
                     continue
                 event = json.loads(line.removeprefix("data: "))
                 if "error" in event:
                     raise WorkError(f"llama.cpp stopped, {event['error']['message']}", where=self.name)
-                self.tokens += 1
-                yield event["choices"][0]["delta"].get("content") or ""
+                self.tokens = (event.get("usage") or {}).get("completion_tokens", self.tokens + 1)
+                for choice in event["choices"]:  # the last event tells the usage, and has none
+                    yield choice["delta"].get("content") or ""
 
     def many(self, chats: Sequence[list[Message]], sampling: Sampling) -> Iterator[Reply]:
         """Answers in the order of the chats, some chats ahead of the one whose turn it is."""
