@@ -65,11 +65,11 @@ class Serve(Command):
         keys = self.api_key or os.environ.get(KEY_VARIABLE, "").split()
         if self.engine == "vllm":
             launch(self.vllm_words(), keys)
+        refuse_busy_port(self.host, self.port)
         choice = choose_engine(self.model, self.engine, draft=self.draft)
         engine = choice.engine
         if not self.json:
             print(f"engine {engine}: {choice.why}", file=sys.stderr, flush=True)
-        refuse_busy_port(self.host, self.port)
         with opened(self, engine) as backend:
             defaults = Sampling.for_model(self.model)
             parallel = self.parallel if engine == "llamacpp" else 1
