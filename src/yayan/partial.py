@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from yayan.errors import UserError, WorkError
 
@@ -72,6 +73,19 @@ def sentence_for_a_full_disk(out: Path) -> Iterator[None]:
             raise
         cure = "free some space, the same command goes on"
         raise WorkError("the disk is full", where=out, cure=cure) from error
+
+
+def whole_lines(stream: IO[bytes]) -> Iterator[bytes]:
+    """The lines of a file that is only appended to, from its beginning; what a kill left of the last one is cut off."""
+    stream.seek(0)
+    end = 0
+    for line in stream:
+        if not line.endswith(b"\n"):
+            break
+        end += len(line)
+        yield line
+    if stream.seek(0, os.SEEK_END) > end:
+        stream.truncate(end)
 
 
 def is_full_disk(error: Exception) -> bool:

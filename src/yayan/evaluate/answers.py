@@ -7,6 +7,7 @@ from pathlib import Path
 
 from yayan.evaluate.intervals import wilson
 from yayan.evaluate.questions import Subject
+from yayan.partial import whole_lines
 
 KEPT_NAME = ".answered.jsonl"
 NOT_EXTRACTED = ""  # the prediction where a reply names no letter
@@ -35,11 +36,9 @@ class Kept:
     def __init__(self, work: Path) -> None:
         self.path = work / KEPT_NAME
         self.items: dict[str, list[Item]] = {}
-        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
-        whole = [line for line in lines if line.endswith(b"\n")]
-        for subject, *items in map(json.loads, whole):
-            self.items[subject] = [Item(**item) for item in items]
-        self.path.write_bytes(b"".join(whole))
+        with self.path.open("ab+") as file:
+            for subject, *items in map(json.loads, whole_lines(file)):
+                self.items[subject] = [Item(**item) for item in items]
 
     def put(self, subject: str, items: list[Item]) -> None:
         self.items[subject] = items

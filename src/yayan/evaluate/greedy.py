@@ -13,6 +13,7 @@ from yayan.engine.llamacpp import LlamaCpp, find_gguf
 from yayan.errors import UserError
 from yayan.evaluate.samples import template_of
 from yayan.model.folder import read_config
+from yayan.partial import whole_lines
 from yayan.progress import Progress
 from yayan.weights.ggml import read_header
 
@@ -75,19 +76,9 @@ class Journal:
         self.path = work / JOURNAL_NAME
         self.answers: dict[str, Answer] = {}
         self.file: IO[bytes] = self.path.open("ab+")
-        self._read()
-
-    def _read(self) -> None:
-        """Take over all whole lines; what a kill left of the last one is cut off."""
-        self.file.seek(0)
-        whole = 0
-        for line in self.file:
-            if not line.endswith(b"\n"):
-                break
+        for line in whole_lines(self.file):
             answer = Answer(**json.loads(line))
             self.answers[answer.key] = answer
-            whole += len(line)
-        self.file.truncate(whole)
 
     def __enter__(self) -> "Journal":
         return self

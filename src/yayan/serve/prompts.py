@@ -12,6 +12,7 @@ from typing import Any
 from yayan.engine.llamacpp import Message
 from yayan.engine.sampling import Sampling
 from yayan.errors import UserError
+from yayan.partial import whole_lines
 from yayan.progress import Progress
 from yayan.serve.speaker import Speaker
 
@@ -93,11 +94,7 @@ def opened(out: Path) -> Iterator[BufferedRandom]:
 
 def kept(stream: BufferedRandom, prompts: list[Asked], out: Path) -> Iterator[dict[str, Any]]:
     """The whole lines that are there; half a line at the end is cut off. Raises UserError for answers to others."""
-    stream.seek(0)
-    end = 0
-    for number, line in enumerate(stream, 1):
-        if not line.endswith(b"\n"):
-            break
+    for number, line in enumerate(whole_lines(stream), 1):
         try:
             record = json.loads(line)
             fits = number <= len(prompts) and prompts[number - 1].items() <= record.items()
@@ -106,10 +103,7 @@ def kept(stream: BufferedRandom, prompts: list[Asked], out: Path) -> Iterator[di
         if not fits:
             what = "this is no answer to the prompt of the same number"
             raise UserError(what, where=f"{out}:{number}", cure="name another file for the answers")
-        end += len(line)
         yield record
-    if stream.seek(0, 2) > end:
-        stream.truncate(end)
 
 
 def messages_of(asked: Asked, system: Message) -> list[Message]:
