@@ -27,7 +27,7 @@ from yayan.model.size import BYTES, TrainingCost, size_of
 from yayan.progress import format_seconds
 from yayan.recipe import find_recipe, read_recipe, stages_of
 from yayan.road import refuse_missing_inputs
-from yayan.stage import Command, Stage, input_fields, input_paths, map_paths, resolve_inputs
+from yayan.stage import Command, Stage, input_paths, resolve_inputs, with_paths
 from yayan.tokenizer import load_tokenizer
 from yayan.train.checks import refuse_on_several_ranks
 from yayan.train.forecast import Speeds, cost_of, cure_for, measure_speeds
@@ -96,12 +96,7 @@ class Check(Command):
 
 def fetch_models(stage: Stage) -> Stage:
     """The stage with the folders of the hubs' models that it names: they must be there to be looked at."""
-    given = {name: getattr(stage, name) for name in input_fields(type(stage))}
-    found = {
-        name: map_paths(value, lambda path: real_path(path) if is_hub_name(path) else path)
-        for name, value in given.items()
-    }
-    return replace(stage, **found)
+    return with_paths(stage, lambda path: real_path(path) if is_hub_name(path) else path)
 
 
 def check_what_exists(stages: Mapping[str, Stage]) -> None:

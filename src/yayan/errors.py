@@ -23,3 +23,17 @@ class WorkError(YayanError):
     """The work failed: the question may be right, and the same command goes on where it stopped."""
 
     exit_code = 1
+
+
+def refuse_less_than_one(**numbers: int | None) -> None:
+    """UserError for an option that counts something and is below 1; None leaves it open."""
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise UserError(f"{name} is {number}", where=name, cure="give at least 1")
+
+
+def refuse_flags_below(*flags: tuple[str, float | None, float]) -> None:
+    """UserError for a flag (its name, its value, the least that means something) that is below; None leaves it open."""
+    for name, value, least in flags:
+        if value is not None and not value >= least:
+            raise UserError(f"--{name} {value} means nothing", cure=f"give at least {least}")

@@ -102,6 +102,12 @@ def map_paths(value: Any, function: Callable[[Path], Any]) -> Any:
     return function(Path(value))
 
 
+def with_paths(stage: Stage, function: Callable[[Path], Path]) -> Stage:
+    """The stage with other paths of its inputs."""
+    given = {name: getattr(stage, name) for name in input_fields(type(stage))}
+    return replace(stage, **{name: map_paths(value, function) for name, value in given.items()})
+
+
 def expand_patterns(stage: Stage) -> Stage:
     """The stage with what patterns match in their place, in fields that are lists: each is an input of its own.
 
@@ -119,9 +125,7 @@ def expand_patterns(stage: Stage) -> Stage:
 
 def resolve_inputs(stage: Stage) -> Stage:
     """The stage with the paths of real files in the place of patterns, `sample:NAME` and `-`."""
-    stage = expand_patterns(stage)
-    given = {name: getattr(stage, name) for name in input_fields(type(stage))}
-    return replace(stage, **{name: map_paths(value, real_path) for name, value in given.items()})
+    return with_paths(expand_patterns(stage), real_path)
 
 
 def input_paths(stage: Stage) -> list[Path]:

@@ -39,6 +39,16 @@ class Tokenizer:
     pad_id: int | None
     template: str | None
 
+    @property
+    def begin(self) -> list[int]:
+        """What stands before a prompt: BOS, where the model has one."""
+        return [] if self.bos_id is None else [self.bos_id]
+
+    @property
+    def before(self) -> int:
+        """What stands before a text's first token: BOS, and EOS for the families that have no BOS (GPT-2, Qwen)."""
+        return self.eos_id if self.bos_id is None else self.bos_id
+
     @cached_property
     def size(self) -> int:
         """Number of rows that have a token: the largest id + 1."""

@@ -15,6 +15,7 @@ import numpy as np
 import xllamacpp
 
 from yayan.errors import UserError, WorkError
+from yayan.model.folder import choose_context
 from yayan.weights.ggml import Pointer, read_header
 from yayan.weights.gguf_ids import Id, llama, quiet_llamacpp
 
@@ -144,10 +145,7 @@ class Network:
         batch: int = BATCH,
     ) -> None:
         self.path, self.header = gguf, read_header(gguf)
-        self.positions = self.header.context if positions is None else positions
-        if not 0 < self.positions <= self.header.context:
-            cure = f"the model has positions 1 to {self.header.context}"
-            raise UserError(f"a context of {self.positions}", where=gguf, cure=cure)
+        self.positions = choose_context(self.header.context, positions, gguf)
         self.batch = min(batch, self.positions)
         self._seen: list[int] = []
         self._context: int | None = None

@@ -99,8 +99,7 @@ class TorchEngine:
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of a text to continue: BOS, where the model has one, and the text."""
-        bos = self.tokenizer.bos_id
-        return ([] if bos is None else [bos]) + self.tokenizer.encode(text)
+        return self.tokenizer.begin + self.tokenizer.encode(text)
 
     def stream(self, messages: Messages, sampling: Sampling | None = None) -> Generator[str]:
         """The answer to a chat, piece by piece; closing the iterator stops the model. Errors as `generate`."""

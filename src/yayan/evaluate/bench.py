@@ -10,13 +10,13 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from yayan.evaluate.bits import Cost, Text, item_of, refuse_nonsense, stride_of, summarise
+from yayan.evaluate.bits import Cost, Text, item_of, stride_of, summarise
 from yayan.evaluate.divergence import Read, positions_kept, read_text, reference_file
 from yayan.evaluate.divergence import summarise as summarise_divergence
 from yayan.evaluate.letter_scores import accuracy, letter_scores
 from yayan.evaluate.prompts import Prompt
 from yayan.evaluate.readers import FolderReader, GgufReader
-from yayan.evaluate.scorer import first_token
+from yayan.evaluate.scorer import refuse_nonsense
 from yayan.evaluate.timing import Question, lengthen, measure
 from yayan.model.folder import INPUT_END
 from yayan.model.load import Quantization
@@ -54,9 +54,7 @@ def encode(model: Path, texts: dict[str, list[Text]], context: int) -> dict[str,
     tokenizer, encoded = load_tokenizer(model), {}
     for name, read in texts.items():
         ids = tokenizer.encode_batch([text.text for text in read])
-        windows = windows_of(
-            [[first_token(tokenizer), *own] for own in ids], context, stride_of(context, None)
-        )
+        windows = windows_of([[tokenizer.before, *own] for own in ids], context, stride_of(context, None))
         encoded[name] = Encoded(read, ids, windows, [0, *accumulate(map(len, ids))][:-1])
     return encoded
 
@@ -122,7 +120,7 @@ class Bench:
         items = [
             item_of(t, cost, reader.unknown) for t, cost in zip(text.texts, costs_of(text, read), strict=True)
         ]
-        refuse_nonsense(costs_of(text, read), self.model)
+        refuse_nonsense((item.nats for item in items), self.model)
         figures = summarise(items)
         found: dict[str, Any] = {name: figures[name] for name in SUMMARY}
         found |= {"positions_compared": len(reference_KV), "items": list(map(asdict, items))}

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from yayan.corpus.read import documents
-from yayan.errors import UserError, WorkError
+from yayan.errors import UserError
 from yayan.evaluate import positions
 from yayan.evaluate.intervals import bootstrap_ratio
 from yayan.evaluate.readers import Reader, open_reader, positions_of
 from yayan.evaluate.results import Protocol, write_results
+from yayan.evaluate.scorer import refuse_nonsense
 from yayan.model.score import bits_per_byte, windows_of
 from yayan.pictures import standalone
 from yayan.progress import Progress
@@ -60,10 +61,10 @@ class EvalBits(Stage):
         items: dict[str, list[Item]] = {}
         for name, (read, complete) in texts.items():
             costs = read_costs(reader, read, context, stride, label=f"eval bits {name}")
-            refuse_nonsense(costs, self.model)
             items[name] = [
                 item_of(text, cost, reader.unknown) for text, cost in zip(read, costs, strict=True)
             ]
+            refuse_nonsense((item.nats for item in items[name]), self.model)
             table[name] = summarise(items[name]) | {"complete": complete}
             if self.by_position:
                 placed = positions.place(read, costs, reader.token_bytes())
@@ -144,13 +145,6 @@ def read_costs(reader: Reader, texts: list[Text], context: int, stride: int, lab
             costs[window.sequence].nats[first : first + len(nats_N)] = nats_N.numpy()
             bar.advance(len(nats_N))
     return costs
-
-
-def refuse_nonsense(costs: list[Cost], model: Path) -> None:
-    """WorkError if a likelihood is no finite number: there is nothing to compare then."""
-    if not all(np.isfinite(cost.nats).all() for cost in costs):
-        cure = "look for infinite or missing weights in it"
-        raise WorkError("the model gives likelihoods that are no numbers", where=model, cure=cure)
 
 
 def item_of(text: Text, cost: Cost, unknown: int) -> Item:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import IO
 
 from yayan.engine.llamacpp import LlamaCpp, find_gguf
-from yayan.errors import UserError
 from yayan.evaluate.samples import template_of
 from yayan.model.folder import read_config
 from yayan.partial import whole_lines
@@ -60,13 +59,6 @@ def look_at(model: Path) -> Asked:
     else:
         context = read_header(find_gguf(model)).context
     return Asked(context, template_of(model) is not None)
-
-
-def refuse_less_than_one(**numbers: int | None) -> None:
-    """UserError for an option that counts something and is below 1; None leaves it open."""
-    for name, number in numbers.items():
-        if number is not None and number < 1:
-            raise UserError(f"{name} is {number}", where=name, cure="give at least 1")
 
 
 class Journal:

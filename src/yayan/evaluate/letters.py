@@ -8,7 +8,7 @@ from pathlib import Path
 from yayan.evaluate.answers import Item
 from yayan.evaluate.prompts import Prompt
 from yayan.evaluate.questions import LETTERS
-from yayan.evaluate.scorer import Scorer, open_scorer
+from yayan.evaluate.scorer import Scorer, open_scorer, refuse_nonsense
 from yayan.machine import DTYPES, device
 from yayan.model.prefix import score_choices
 from yayan.progress import Progress
@@ -46,7 +46,7 @@ class LetterScorer:
                 [prompt.letter_ids for prompt in asked],
                 on_scored=lambda count, share=share: bar.advance(count * share),  # type: ignore[misc]
             )
-            scorer.refuse_nonsense(score for row in scores for score in row)
+            refuse_nonsense((score for row in scores for score in row), self.model)
             for prompt, row in zip(asked, scores, strict=True):
                 found[prompt.question.number] = prompt.letter_scores(row)
         return [prompt.item(*best_of(found.get(prompt.question.number, {}))) for prompt in prompts]

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from yayan.engine.llamacpp import open_model
-from yayan.errors import UserError
+from yayan.errors import UserError, refuse_less_than_one
 from yayan.evaluate.cuts import show
-from yayan.evaluate.greedy import Answer, Asked, Journal, Question, answer_all, look_at, refuse_less_than_one
+from yayan.evaluate.greedy import Answer, Asked, Journal, Question, answer_all, look_at
 from yayan.evaluate.intervals import bootstrap_ratio
 from yayan.evaluate.long_prompts import LEAST_KEPT, PromptMaker
 from yayan.evaluate.long_sections import longbench_tables

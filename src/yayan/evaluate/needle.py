@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from yayan.engine.llamacpp import open_model
-from yayan.errors import UserError
+from yayan.errors import UserError, refuse_less_than_one
 from yayan.evaluate.cuts import show
-from yayan.evaluate.greedy import Answer, Journal, Question, answer_all, look_at, refuse_less_than_one
+from yayan.evaluate.greedy import Answer, Journal, Question, answer_all, look_at
 from yayan.evaluate.haystack import FACTS, Fact, Haystack, make_fact, read_haystack
 from yayan.evaluate.intervals import wilson
 from yayan.evaluate.long_prompts import PromptMaker

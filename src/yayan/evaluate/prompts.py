@@ -103,8 +103,7 @@ class Asker:
             texts = [llama2_text(*item, self.ending) for item in asked]
         else:
             texts = [cla2_text(*item) for item in asked]
-        bos = bos_of(self.tokenizer)
-        return [(bos + ids, self.forms) for ids in self.tokenizer.encode_batch(texts)]
+        return [(self.tokenizer.begin + ids, self.forms) for ids in self.tokenizer.encode_batch(texts)]
 
 
 def style_of(rules: Rules, wanted: Literal["auto", "base", "chat"], tokenizer: Tokenizer) -> Style:
@@ -125,10 +124,6 @@ def style_of(rules: Rules, wanted: Literal["auto", "base", "chat"], tokenizer: T
     if wanted == "auto":
         return "base" if tokenizer.template is None else "chat"
     return wanted
-
-
-def bos_of(tokenizer: Tokenizer) -> list[int]:
-    return [] if tokenizer.bos_id is None else [tokenizer.bos_id]
 
 
 def harness_text(benchmark: Benchmark, subject: Subject, examples: list[Question], question: Question) -> str:
@@ -194,7 +189,7 @@ def writes_as_llama2(tokenizer: Tokenizer) -> bool:
 
 def split_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Encoded]:
     """Tokens of each text and of each letter behind it, cut where the five encodings part (a token may join both)."""
-    bos, several = bos_of(tokenizer), 1 + len(LETTERS)
+    several = 1 + len(LETTERS)
     all_ids = tokenizer.encode_batch(
         [form for text in texts for form in (text, *(f"{text} {letter}" for letter in LETTERS))]
     )
@@ -206,5 +201,5 @@ def split_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Encoded]:
             if len(set(column)) > 1:
                 break
             shared += 1
-        found.append((bos + alone[:shared], [ids[shared:] for ids in whole]))
+        found.append((tokenizer.begin + alone[:shared], [ids[shared:] for ids in whole]))
     return found

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from yayan.engine.llama_c import all_threads
-from yayan.errors import UserError
+from yayan.errors import UserError, refuse_less_than_one
 from yayan.evaluate.bench import ANSWER_TOKENS, IN_TORCH, REFERENCE, Bench, Kind, encode
 from yayan.evaluate.benchmarks import CEVAL
 from yayan.evaluate.bits import read_texts
@@ -65,9 +65,7 @@ class EvalQuant(Stage):
     def check(self) -> None:
         if not self.types or len(set(self.types)) < len(self.types):
             raise UserError("each type must be named once", where="types", cure="Q8_0 Q4_K_M, for example")
-        for name, value in (("limit", self.limit), ("threads", self.threads)):
-            if value is not None and value < 1:
-                raise UserError(f"{name} is {value}", where=name, cure="give at least 1")
+        refuse_less_than_one(limit=self.limit, threads=self.threads)
         if not self.text:
             raise UserError("no text is given", cure="name one: --text.zh FILE")
         if self.model.is_file():

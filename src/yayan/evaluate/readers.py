@@ -15,7 +15,8 @@ from tokenizers import Tokenizer as FastTokenizer
 from yayan.engine.llama_c import Network
 from yayan.errors import UserError
 from yayan.evaluate.encoders import open_tokenizer, spelled_token
-from yayan.evaluate.scorer import context_of, first_token, open_scorer
+from yayan.evaluate.scorer import open_scorer
+from yayan.model.folder import choose_context, context_of
 from yayan.model.load import Quantization, load_model
 from yayan.model.score import Window, body_and_head, score_windows, window_logits
 from yayan.tokenizer import load_tokenizer
@@ -64,7 +65,7 @@ class FolderReader:
             scorer = open_scorer(model)
             self.tokenizer, self.body, self.head = scorer.tokenizer, scorer.body, scorer.head
             self.engine = TORCH
-        self.before, self.unknown = first_token(self.tokenizer), unknown_id(self.tokenizer.fast)
+        self.before, self.unknown = self.tokenizer.before, unknown_id(self.tokenizer.fast)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         return self.tokenizer.encode_batch(list(texts))
@@ -149,10 +150,7 @@ def positions_of(model: Path, asked: int | None) -> int:
     """Positions to use of a folder or a GGUF file: what was asked for, else all. Raises UserError if it has fewer."""
     if not model.is_file():
         return context_of(model, asked)
-    own = read_header(model).context
-    if asked is not None and not 1 <= asked <= own:
-        raise UserError(f"a context of {asked}", where=model, cure=f"the model has positions 1 to {own}")
-    return asked or own
+    return choose_context(read_header(model).context, asked, model)
 
 
 def unknown_id(fast: FastTokenizer) -> int:

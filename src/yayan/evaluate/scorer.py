@@ -26,11 +26,12 @@ class Scorer:
     context: int
     model: Path
 
-    def refuse_nonsense(self, nats: Iterable[float]) -> None:
-        """WorkError if a likelihood is no finite number: there is nothing to compare then, and nothing to guess."""
-        if not all(map(math.isfinite, nats)):
-            cure = "look for infinite or missing weights in it"
-            raise WorkError("the model gives likelihoods that are no numbers", where=self.model, cure=cure)
+
+def refuse_nonsense(nats: Iterable[float], model: Path) -> None:
+    """WorkError if a likelihood is no finite number: there is nothing to compare then, and nothing to guess."""
+    if not all(map(math.isfinite, nats)):
+        cure = "look for infinite or missing weights in it"
+        raise WorkError("the model gives likelihoods that are no numbers", where=model, cure=cure)
 
 
 def open_scorer(
@@ -49,8 +50,3 @@ def open_scorer(
         raise UserError(what, where=model, cure="grow the model, or take its own tokenizer")
     body, head = body_and_head(network)
     return Scorer(tokenizer, network, body, head, context_of(model, context), model)
-
-
-def first_token(tokenizer: Tokenizer) -> int:
-    """What stands before a text's first token: BOS, and EOS for the families that have no BOS (GPT-2, Qwen)."""
-    return tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from yayan.corpus.read import documents
 from yayan.engine.llama_c import all_threads
 from yayan.engine.llamacpp import DRAFT_TOKENS, LlamaCpp, find_gguf, refuse_other_vocabulary
-from yayan.errors import UserError
+from yayan.errors import UserError, refuse_less_than_one
 from yayan.evaluate.cuts import show
 from yayan.evaluate.page import Table
 from yayan.evaluate.readers import open_reader, positions_of
@@ -55,9 +55,8 @@ class EvalSpeed(Stage):
     """Documents that are continued with and without the draft."""
 
     def check(self) -> None:
-        for name in ("prompt_tokens", "answer_tokens", "repeats", "draft_tokens", "prompts"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}", where=name, cure="give at least 1")
+        counted = ("prompt_tokens", "answer_tokens", "repeats", "draft_tokens", "prompts")
+        refuse_less_than_one(**{name: getattr(self, name) for name in counted})
         if any(number < 1 for number in self.threads) or not self.dtype:
             raise UserError("a number of threads or a type is missing", cure="--threads 1 2 --dtype float32")
         positions, wanted = positions_of(self.model, None), self.prompt_tokens + self.answer_tokens
@@ -135,8 +134,7 @@ def prompts_of(model: Path, text: Path, tokens: int) -> Iterator[list[int]]:
                 yield [reader.before, *reader.encode([document.text])[0]][:tokens]
             else:
                 tokenizer = load_tokenizer(model)
-                begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-                yield [*begin, *tokenizer.encode(document.text)][:tokens]
+                yield [*tokenizer.begin, *tokenizer.encode(document.text)][:tokens]
     if not found:
         raise UserError("all its documents are empty", where=text, cure="give a text")
 

@@ -85,9 +85,13 @@ def refuse_bad_sizes(config: dict, where: Path) -> None:
 
 def context_of(model: Path, asked: int | None = None) -> int:
     """Positions to use: what was asked for, else all that the model has; UserError if it has fewer."""
-    own = int(read_config(model)["max_position_embeddings"])
+    return choose_context(int(read_config(model)["max_position_embeddings"]), asked, model)
+
+
+def choose_context(own: int, asked: int | None, where: Path) -> int:
+    """`asked` of a model's `own` positions, all where nothing is asked; UserError if it has fewer."""
     if asked is not None and not 1 <= asked <= own:
-        raise UserError(f"a context of {asked}", where=model, cure=f"the model has positions 1 to {own}")
+        raise UserError(f"a context of {asked}", where=where, cure=f"the model has positions 1 to {own}")
     return asked or own
 
 

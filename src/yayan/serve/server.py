@@ -19,7 +19,7 @@ import uvicorn
 from yayan.engine.choose import Engine, choose_engine
 from yayan.engine.llamacpp import LOCAL_HOST, find_gguf, open_model, refuse_busy_port
 from yayan.engine.sampling import Sampling
-from yayan.errors import UserError
+from yayan.errors import UserError, refuse_flags_below
 from yayan.serve.door import Door
 from yayan.serve.embeddings import Embedder
 from yayan.serve.front import make_front
@@ -87,14 +87,12 @@ class Serve(Command):
 
     def check(self) -> None:
         """Raises UserError for a number that means nothing."""
-        for name, value, least in (
+        refuse_flags_below(
             ("parallel", self.parallel, 1),
             ("threads", self.threads, 1),
             ("queue", self.queue, 0),
             ("grace-seconds", self.grace_seconds, 0),
-        ):
-            if value is not None and value < least:
-                raise UserError(f"--{name} {value} means nothing", cure=f"give at least {least}")
+        )
         if self.adapter and self.engine != "vllm":
             cure = "merge it first (yayan merge), or take --engine vllm"
             raise UserError("adapters by name are for vllm", where="adapter", cure=cure)

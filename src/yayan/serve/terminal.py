@@ -8,7 +8,7 @@ from pathlib import Path
 from yayan.engine.choose import Engine
 from yayan.engine.llamacpp import Message
 from yayan.engine.sampling import Sampling
-from yayan.errors import UserError
+from yayan.errors import UserError, refuse_flags_below
 from yayan.serve.conversation import Conversation
 from yayan.serve.prompts import answer_file, read_prompts
 from yayan.serve.speaker import open_speaker
@@ -63,15 +63,13 @@ class Chat(Command):
 
     def check(self) -> None:
         """Raises UserError for a number that means nothing, and for a file without the other."""
-        for name, value, least in (
+        refuse_flags_below(
             ("max-tokens", self.max_tokens, 1),
             ("temperature", self.temperature, 0),
             ("threads", self.threads, 1),
             ("seed", self.seed, 0),
             ("parallel", self.parallel, 1),
-        ):
-            if value is not None and not value >= least:
-                raise UserError(f"--{name} {value} means nothing", cure=f"give at least {least}")
+        )
         if (self.file is None) != (self.out is None):
             raise UserError("--file and --out belong together", cure="give both")
 

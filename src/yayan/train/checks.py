@@ -3,7 +3,7 @@
 import importlib.util
 from typing import TYPE_CHECKING
 
-from yayan.errors import UserError
+from yayan.errors import UserError, refuse_less_than_one
 from yayan.model.folder import read_config
 from yayan.model.size import PROJECTIONS
 from yayan.ranks import ranks
@@ -23,10 +23,8 @@ def check_options(options: "Training") -> None:
     for name in ("weight_decay", "save_minutes", "seed"):
         if getattr(options, name) < 0:
             raise UserError(f"{name} is {getattr(options, name)}", where=name, cure="give 0 or more")
-    for name in ("steps", "heldout_bytes", "threads", "patience"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UserError(f"{name} is {value}", where=name, cure="give at least 1")
+    counted = ("steps", "heldout_bytes", "threads", "patience")
+    refuse_less_than_one(**{name: getattr(options, name) for name in counted})
     for name in ("warmup", "dropout", "decay"):
         if not 0 <= getattr(options, name) < 1:
             raise UserError(

@@ -39,14 +39,13 @@ def make_evaluation(
 
 def read_sequences(path: Path, tokenizer: Tokenizer, limit_bytes: int) -> tuple[list[list[int]], int]:
     """Token ids of whole documents, BOS first, and the bytes of their text."""
-    before = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
     sequences: list[list[int]] = []
     size = 0
     for document in documents([path]):
         length = len(document.text.encode("utf-8"))
         if sequences and size + length > limit_bytes:
             break
-        sequences.append([before, *tokenizer.encode(document.text)])
+        sequences.append([tokenizer.before, *tokenizer.encode(document.text)])
         size += length
     if not sequences:
         raise UserError("there is no document in it", where=path, cure="give a text with at least one")

@@ -123,8 +123,7 @@ def probing_texts(tokenizer: Tokenizer) -> list[str]:
 
 def probing_positions(tokenizer: Tokenizer, context: int) -> tuple[list[int], list[int]]:
     """Ids of the hard texts one after another behind BOS, and some of their positions, in order."""
-    begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    ids = (begin + [i for text in HARD_TEXTS for i in tokenizer.encode(text)])[:context]
+    ids = (tokenizer.begin + [i for text in HARD_TEXTS for i in tokenizer.encode(text)])[:context]
     return ids, sorted(random.Random(0).sample(range(len(ids)), min(PROBED_POSITIONS, len(ids))))
 
 

@@ -52,11 +52,10 @@ def adder(sums: dict[str, torch.Tensor], name: str) -> Callable[[nn.Module, tupl
 def read_pieces(model: Path, text: Path, limit_tokens: int) -> list[list[int]]:
     """Pieces of at most CONTEXT tokens, each of one document, BOS before each document."""
     tokenizer = load_tokenizer(model)
-    begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     pieces: list[list[int]] = []
     left = limit_tokens
     for document in documents([text]):
-        ids = [*begin, *tokenizer.encode(document.text)][: max(left, 0)]
+        ids = [*tokenizer.begin, *tokenizer.encode(document.text)][: max(left, 0)]
         pieces += [ids[at : at + CONTEXT] for at in range(0, len(ids), CONTEXT)]
         left -= len(ids)
         if left <= 0:
