@@ -15,9 +15,9 @@ from yayan.evaluate.letters import LetterScorer
 from yayan.evaluate.prompts import Asker, style_of
 from yayan.evaluate.questions import LETTERS, Subject, read_subjects
 from yayan.evaluate.results import write_results
-from yayan.evaluate.scorer import context_of
 from yayan.evaluate.thoughts import Thinker
 from yayan.evaluate.words import describe, percent, span
+from yayan.model.folder import context_of
 from yayan.progress import Progress
 from yayan.stage import InputPath, Stage
 from yayan.tokenizer import load_tokenizer

@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
+from transformers import PreTrainedModel
+
 from yayan.evaluate.answers import Item
 from yayan.evaluate.prompts import Prompt
 from yayan.evaluate.questions import LETTERS
-from yayan.evaluate.scorer import Scorer, open_scorer, refuse_nonsense
+from yayan.evaluate.scorer import open_network, refuse_nonsense
 from yayan.machine import DTYPES, device
 from yayan.model.prefix import score_choices
 from yayan.progress import Progress
@@ -20,28 +22,27 @@ class LetterScorer:
     def __init__(self, model: Path, dtype: str) -> None:
         self.model, self.dtype = model, dtype
         self.opening_seconds = 0.0
-        self._scorer: Scorer | None = None
+        self._network: PreTrainedModel | None = None
 
     def close(self) -> None:
         """Let go of the model."""
-        self._scorer = None
+        self._network = None
 
-    def scorer(self) -> Scorer:
-        if self._scorer is None:
+    def network(self) -> PreTrainedModel:
+        if self._network is None:
             begun = time.monotonic()
-            self._scorer = open_scorer(self.model, dtype=DTYPES[self.dtype], device=device())
+            _, self._network = open_network(self.model, DTYPES[self.dtype], device=device())
             self.opening_seconds = time.monotonic() - begun
-        return self._scorer
+        return self._network
 
     def answer(self, prompts: list[Prompt], bar: Progress) -> list[Item]:
         """Ask what fits; equal scores go to the first letter. Prompts of as many examples share their beginning."""
         found: dict[int, dict[str, float]] = {}
         for asked in alike(prompts):
-            scorer = self.scorer()
             rows = sum(len({tuple(ids[:-1]) for ids in prompt.letter_ids}) for prompt in asked)
             share = len(asked) / rows
             scores = score_choices(
-                scorer.network,
+                self.network(),
                 [prompt.context_ids for prompt in asked],
                 [prompt.letter_ids for prompt in asked],
                 on_scored=lambda count, share=share: bar.advance(count * share),  # type: ignore[misc]

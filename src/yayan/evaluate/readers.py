@@ -15,11 +15,10 @@ from tokenizers import Tokenizer as FastTokenizer
 from yayan.engine.llama_c import Network
 from yayan.errors import UserError
 from yayan.evaluate.encoders import open_tokenizer, spelled_token
-from yayan.evaluate.scorer import open_scorer
+from yayan.evaluate.scorer import open_network
 from yayan.model.folder import choose_context, context_of
-from yayan.model.load import Quantization, load_model
+from yayan.model.load import Quantization
 from yayan.model.score import Window, body_and_head, score_windows, window_logits
-from yayan.tokenizer import load_tokenizer
 from yayan.weights.ggml import read_header
 from yayan.weights.gguf_ids import ids_of, opened_vocabulary
 from yayan.weights.gguf_vocabulary import read_vocabulary
@@ -53,18 +52,11 @@ class FolderReader:
 
     def __init__(self, model: Path, quantization: Quantization | None = None) -> None:
         self.model = model
-        if quantization:
-            network = load_model(model, torch.bfloat16, quantization)
-            self.tokenizer = load_tokenizer(model)
-            self.body, self.head = body_and_head(network)
-            self.engine = QUANTISED_TORCH
-            self.bytes = sum(
-                tensor.numel() * tensor.element_size() for tensor in network.state_dict().values()
-            )
-        else:
-            scorer = open_scorer(model)
-            self.tokenizer, self.body, self.head = scorer.tokenizer, scorer.body, scorer.head
-            self.engine = TORCH
+        dtype = torch.bfloat16 if quantization else torch.float32
+        self.tokenizer, network = open_network(model, dtype, quantization)
+        self.body, self.head = body_and_head(network)
+        self.engine = QUANTISED_TORCH if quantization else TORCH
+        self.bytes = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
         self.before, self.unknown = self.tokenizer.before, unknown_id(self.tokenizer.fast)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
