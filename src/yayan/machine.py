@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+STORED = DTYPES | {"float16": torch.float16}  # what weights are kept in, too
 
 
 def device() -> torch.device:

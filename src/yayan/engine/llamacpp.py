@@ -64,7 +64,7 @@ class LlamaCpp:
         draft: Path | None = None,
         draft_tokens: int = DRAFT_TOKENS,
     ) -> None:
-        self.header = read_header(gguf)
+        self.gguf, self.header = gguf, read_header(gguf)
         self.context = choose_context(self.header, context)
         if parallel * self.context > LARGEST_CONTEXT:
             what = f"{parallel} conversations of {self.context} tokens are more than llama.cpp can count"

@@ -13,9 +13,8 @@ from yayan.engine.cache import Cache, Part, Step
 from yayan.engine.distribution import guide
 from yayan.engine.linear import can_pack, take_linear
 from yayan.errors import UserError
+from yayan.machine import STORED, device
 from yayan.model.load import Quantization, load_model, read_config
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Network:
@@ -27,7 +26,7 @@ class Network:
 
     def __init__(self, folder: Path, dtype: str = "auto", quantization: Quantization | None = None) -> None:
         config = read_config(folder)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = device()
         self.dtype = choose_dtype(dtype, str(config.get("dtype") or config.get("torch_dtype")), self.device)
         model = load_model(folder, self.dtype, quantization, self.device)
         self.config = model.config
@@ -106,9 +105,9 @@ class Branches:
 def choose_dtype(asked: str, stored: str, device: torch.device) -> torch.dtype:
     """What to compute in. Raises UserError for a type that there is not."""
     if asked != "auto":
-        if asked not in DTYPES:
-            raise UserError(f"there is no dtype {asked}", cure=f"take auto, {', '.join(DTYPES)}")
-        return DTYPES[asked]
-    dtype = DTYPES.get(stored, torch.float32)
+        if asked not in STORED:
+            raise UserError(f"there is no dtype {asked}", cure=f"take auto, {', '.join(STORED)}")
+        return STORED[asked]
+    dtype = STORED.get(stored, torch.float32)
     slow = device.type == "cpu" and not can_pack(dtype, device)
     return torch.float32 if slow else dtype

@@ -18,6 +18,12 @@ COLUMNS: tuple[Column, ...] = (
 LANGUAGES = ("zh", "en")  # each has its own average over the six columns; code belongs to both
 WITHOUT_TEMPLATE = {"trec", "triviaqa", "samsum", "lsht", "lcc", "repobench-p"}
 FIRST_LINE_ONLY = {"trec", "triviaqa", "samsum", "lsht"}
+PASSAGES_PROMPT = (  # of three tasks
+    "Answer the question based on the given passages. Only give me the answer and do not output "
+    "any other words.\n\nThe following are given passages.\n{context}\n\nAnswer the question based "
+    "on the given passages. Only give me the answer and do not output any other words.\n\n"
+    "Question: {input}\nAnswer:"
+)
 
 
 @dataclass(frozen=True)
@@ -98,10 +104,7 @@ TASK_LIST = (
         "en",
         32,
         "f1",
-        "Answer the question based on the given passages. Only give me the answer and do not output "
-        "any other words.\n\nThe following are given passages.\n{context}\n\nAnswer the question based "
-        "on the given passages. Only give me the answer and do not output any other words.\n\n"
-        "Question: {input}\nAnswer:",
+        PASSAGES_PROMPT,
     ),
     Task(
         "2wikimqa",
@@ -109,10 +112,7 @@ TASK_LIST = (
         "en",
         32,
         "f1",
-        "Answer the question based on the given passages. Only give me the answer and do not output "
-        "any other words.\n\nThe following are given passages.\n{context}\n\nAnswer the question based "
-        "on the given passages. Only give me the answer and do not output any other words.\n\n"
-        "Question: {input}\nAnswer:",
+        PASSAGES_PROMPT,
     ),
     Task(
         "musique",
@@ -120,10 +120,7 @@ TASK_LIST = (
         "en",
         32,
         "f1",
-        "Answer the question based on the given passages. Only give me the answer and do not output "
-        "any other words.\n\nThe following are given passages.\n{context}\n\nAnswer the question based "
-        "on the given passages. Only give me the answer and do not output any other words.\n\n"
-        "Question: {input}\nAnswer:",
+        PASSAGES_PROMPT,
     ),
     Task(
         "dureader",

@@ -1,5 +1,6 @@
 """The forms of OpenAI's requests, strictly: what is not known or has another type is refused, nothing is guessed."""
 
+from abc import abstractmethod
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -83,9 +84,9 @@ class GenerationForm(Form):
         sampling.check()
         return sampling
 
+    @abstractmethod
     def own(self) -> dict[str, Any]:
         """What the form calls otherwise than `Sampling`."""
-        raise NotImplementedError
 
     @property
     def tells_usage(self) -> bool:

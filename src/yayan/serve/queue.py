@@ -18,14 +18,13 @@ class Queue:
     def __init__(self, parallel: int, waiting: int) -> None:
         self.parallel, self.most = parallel, parallel + waiting
         self.slots = asyncio.Semaphore(parallel)
-        self.held, self.refused = 0, 0
+        self.held = 0
         self.mean_seconds = FIRST_GUESS_SECONDS
 
     @contextmanager
     def place(self) -> Iterator[None]:
         """A place for one request. Raises Refusal (429, with the seconds after which to try again) if all are held."""
         if self.held >= self.most:
-            self.refused += 1
             seconds = max(1, math.ceil(self.mean_seconds * self.held / self.parallel))
             what = f"{self.held} requests are answered or wait, try again in {seconds} s"
             raise Refusal(what, 429, code="rate_limit_exceeded", retry_seconds=seconds)

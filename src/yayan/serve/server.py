@@ -17,7 +17,7 @@ from typing import Literal
 import uvicorn
 
 from yayan.engine.choose import Engine, choose_engine
-from yayan.engine.llamacpp import LOCAL_HOST, find_gguf, open_model, refuse_busy_port
+from yayan.engine.llamacpp import LOCAL_HOST, open_model, refuse_busy_port
 from yayan.engine.sampling import Sampling
 from yayan.errors import UserError, refuse_flags_below
 from yayan.serve.door import Door
@@ -122,8 +122,7 @@ def opened(options: Serve, engine: str) -> Iterator[Backend]:
     key = secrets.token_urlsafe()
     given = {"parallel": options.parallel, "context": options.context, "threads": options.threads}
     with open_model(options.model, api_key=key, **given) as running:
-        gguf = find_gguf(options.model)
-        embedder = Embedder(gguf, name=running.name, context=running.context, threads=options.threads)
+        embedder = Embedder(running.gguf, name=running.name, context=running.context, threads=options.threads)
         yield Proxy(running, key, embedder)
 
 

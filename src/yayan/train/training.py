@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
-from peft import LoraConfig
 
 from yayan import ranks
 from yayan.corpus.batches import Mixture, Shards
 from yayan.machine import DTYPES, device, matmul_rate
-from yayan.model.adapters import add_lora, lora_config, save_adapter, start_lora
+from yayan.model.adapters import LoraConfig, add_lora, lora_config, save_adapter, start_lora
 from yayan.model.attention import Attention, use_attention
 from yayan.model.ends import Rows, TwoEnds, first_trained_row
 from yayan.model.folder import (

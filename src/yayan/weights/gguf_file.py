@@ -230,7 +230,7 @@ def gguf_name(name: str) -> str:
     return f"blk.{found[1]}.{inside[found[2]]}.{suffix}"
 
 
-def heads_of(config: dict[str, Any]) -> dict[str, int]:
+def heads_of(config: Mapping[str, Any]) -> dict[str, int]:
     """Number of heads of the two projections that RoPE turns."""
     heads = config["num_attention_heads"]
     return {"attn_q": heads, "attn_k": config.get("num_key_value_heads") or heads}

@@ -83,9 +83,8 @@ class Proof:
         return found | self._compare_logprobs(self.logprobs_NV, path, kind)
 
     def _compare_chats(self, path: Path, chats: Sequence[list[Message]]) -> None:
-        with LlamaCpp(
-            path, threads=1, context=self.context
-        ) as engine:  # all positions of a 7B are 4 GB of cache
+        # All positions of a 7B are 4 GB of cache
+        with LlamaCpp(path, threads=1, context=self.context) as engine:
             for chat in chats:
                 if engine.prompt_ids(chat) != encode_prompt(self.tokenizer, chat):
                     raise WorkError("llama.cpp makes another prompt of a chat than the model", where=path)

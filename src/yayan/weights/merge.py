@@ -13,6 +13,7 @@ import torch
 
 from yayan import lineage
 from yayan.errors import UserError, WorkError
+from yayan.machine import STORED
 from yayan.model.folder import (
     GENERATION_FILE,
     INPUT_END,
@@ -24,6 +25,8 @@ from yayan.model.folder import (
     read_json,
     write_json,
 )
+from yayan.model.longer import positions_of, with_rope
+from yayan.model.rope import rope_of
 from yayan.progress import Progress
 from yayan.stage import InputPath, Stage
 from yayan.tokenizer import load_tokenizer
@@ -40,7 +43,6 @@ from yayan.weights.stream import (
     totals,
 )
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 COMPUTED = "rotary_emb.inv_freq"  # a table in old checkpoints that follows from the configuration
 BLOCK_ROWS = 4096  # rows of an adapter that are converted at once
 
@@ -66,7 +68,7 @@ class Merge(Stage):
             refuse_beyond_layout(inputs.config, list(inputs.specs), self.base)
 
     def run(self, work: Path) -> dict[str, object]:
-        metrics = merge_adapters(self.base, self.adapter, work, DTYPES.get(self.dtype), weights=self.weight)
+        metrics = merge_adapters(self.base, self.adapter, work, STORED.get(self.dtype), weights=self.weight)
         parts = {
             f"adapter {i}" if len(self.adapter) > 1 else "adapter": item
             for i, item in enumerate(self.adapter, 1)
@@ -256,11 +258,8 @@ def with_positions_of(adapter: Path, config: dict) -> dict:
     if not (adapter / "config.json").is_file():
         return config
     theirs = read_json(adapter / "config.json")
-    scaling = {key: theirs[key] for key in ("rope_scaling", "rope_parameters") if theirs.get(key)}
-    if not scaling:
+    if not (theirs.get("rope_scaling") or theirs.get("rope_parameters")):
         return config
-    base = config.get("rope_theta") or (config.get("rope_parameters") or {}).get("rope_theta")
-    kept = {key: value for key, value in config.items() if key not in ("rope_scaling", "rope_parameters")}
-    kept |= {"rope_theta": theirs.get("rope_theta") or base or 10000.0} if "rope_scaling" in scaling else {}
-    positions = theirs.get("max_position_embeddings", config["max_position_embeddings"])
-    return kept | scaling | {"max_position_embeddings": positions}
+    known = {"rope_theta": rope_of(config)["rope_theta"], "max_position_embeddings": positions_of(config)}
+    known |= {name: value for name, value in theirs.items() if value is not None}
+    return with_rope(config, rope_of(known), positions_of(known))

@@ -16,7 +16,7 @@ NORM_EPS = 64  # roundings that a float32 norm of a row may be off by
 SAMPLED_TOKENS = 64
 LARGEST_BYTES = (
     1 << 30
-)  # of a model in float32; a larger one is not computed with, so that merging stays small
+)  # of a model in float32; with a larger one nothing is computed, so that merging stays small
 # Largest difference of natural log-probabilities. A float32 sum differs by the order of its terms; what the rounding of
 # a narrower format changes is told, not judged.
 TOLERANCE = 1e-3
@@ -39,9 +39,8 @@ def largest_difference(base: Path, adapters: Sequence[Path], merged: Path) -> fl
     ids_1T = torch.randint(rows, (1, SAMPLED_TOKENS), generator=torch.Generator().manual_seed(0))
     ours_TV = ours(ids_1T).logits[0].log_softmax(-1)
     theirs = load_model(base)
-    theirs.get_decoder().rotary_emb = (
-        ours.get_decoder().rotary_emb
-    )  # an adapter may have been trained at length
+    # An adapter may have been trained at length
+    theirs.get_decoder().rotary_emb = ours.get_decoder().rotary_emb
     del ours
     with quiet_transformers(), catch_warnings(action="ignore"):
         if rows > theirs.get_input_embeddings().num_embeddings:

@@ -13,8 +13,9 @@ import torch
 
 from yayan.errors import UserError
 from yayan.model.folder import INPUT_END, OUTPUT_END, read_config, write_json
+from yayan.model.rope import rope_of
 from yayan.progress import Progress
-from yayan.weights.gguf_file import heads_of, interleave_halves, rope_of
+from yayan.weights.gguf_file import heads_of, interleave_halves
 from yayan.weights.stream import TensorSource, TensorSpec, TensorWriter, open_tensors
 
 RANKS_OF_WIDTH = {5120: 2, 6656: 4, 8192: 8}  # as Meta released them; other widths are one file
@@ -46,10 +47,10 @@ def refuse_beyond_layout(config: Mapping[str, Any], names: list[str], where: Pat
         raise UserError(f"Meta's layout has no model of type {config['model_type']}", where=where, cure=cure)
     if odd := [name for name in names if name.endswith(".bias")]:
         raise UserError(f"Meta's layout has no place for {odd[0]}", where=where, cure=cure)
-    if (kind := rope_of(dict(config))["rope_type"]) != "default":
+    if (kind := rope_of(config)["rope_type"]) != "default":
         raise UserError(f"Meta's layout cannot say RoPE of type {kind}", where=where, cure=cure)
     ranks = RANKS_OF_WIDTH.get(config["hidden_size"], 1)
-    heads = heads_of(dict(config))
+    heads = heads_of(config)
     if any(count % ranks for count in heads.values()):
         what = f"{heads['attn_k']} key heads cannot be shared by {ranks} files"
         raise UserError(what, where=where, cure=cure)
@@ -81,29 +82,20 @@ def parts_of_rank(
 ) -> dict[str, torch.Tensor]:
     """The tensors of one file, all of them mapped from the disk."""
     places = dict(placed(source.names(), tied=OUTPUT_END not in source.specs))
-    copied = {name: place for name, place in places.items() if turned_heads(place[0], config) or ranks > 1}
-    plan = {}
-    for name, (origin, axis) in copied.items():
-        shape = list(source.shape(origin))
-        if axis is not None:
-            start, end = share(shape[axis], rank, ranks)
-            shape[axis] = end - start
-        plan[name] = TensorSpec(tuple(shape), source.dtype(origin))
-    if plan:
+    parts = {name: part(source.read(origin), axis, rank, ranks) for name, (origin, axis) in places.items()}
+    heads = {name: turned_heads(origin, config) for name, (origin, _) in places.items()}
+    changed = [name for name in places if heads[name] or ranks > 1]
+    if changed:
+        plan = {name: TensorSpec(tuple(parts[name].shape), parts[name].dtype) for name in changed}
         with TensorWriter(scratch, plan) as writer:
-            for name, (origin, axis) in copied.items():
-                tensor = source.read(origin)
-                if heads := turned_heads(origin, config):
-                    tensor = interleave_halves(tensor, heads)
-                if axis is not None:
-                    start, end = share(tensor.shape[axis], rank, ranks)
-                    tensor = tensor.narrow(axis, start, end - start)
-                writer.add(name, tensor)
-    changed = open_tensors(scratch) if plan else None
-    return {
-        name: changed.read(name) if changed and name in copied else source.read(origin)
-        for name, (origin, _) in places.items()
-    }
+            for name in changed:
+                origin, axis = places[name]
+                whole = source.read(origin)
+                turned = interleave_halves(whole, heads[name]) if heads[name] else whole
+                writer.add(name, part(turned, axis, rank, ranks))
+        written = open_tensors(scratch)
+        parts |= {name: written.read(name) for name in changed}
+    return parts
 
 
 def placed(names: list[str], *, tied: bool) -> Iterator[tuple[str, tuple[str, int | None]]]:
@@ -124,18 +116,20 @@ def placed(names: list[str], *, tied: bool) -> Iterator[tuple[str, tuple[str, in
 def turned_heads(name: str, config: Mapping[str, Any]) -> int:
     """The heads of a matrix that RoPE turns, 0 for any other."""
     inside = name.removesuffix(".weight").partition("model.layers.")[2].partition(".")[2]
-    return heads_of(dict(config))[TURNED[inside]] if inside in TURNED else 0
+    return heads_of(config)[TURNED[inside]] if inside in TURNED else 0
 
 
-def share(size: int, rank: int, ranks: int) -> tuple[int, int]:
-    """Where a rank's part begins and ends; the last one has what is left over."""
-    part = size // ranks
-    return rank * part, size if rank == ranks - 1 else (rank + 1) * part
+def part(tensor: torch.Tensor, axis: int | None, rank: int, ranks: int) -> torch.Tensor:
+    """A rank's part of a tensor, as a view; the last one has what is left over, and without an axis each has it all."""
+    if axis is None:
+        return tensor
+    start, size = rank * (tensor.shape[axis] // ranks), tensor.shape[axis] // ranks
+    return tensor.narrow(axis, start, tensor.shape[axis] - start if rank == ranks - 1 else size)
 
 
 def parameters(config: Mapping[str, Any]) -> dict[str, Any]:
     """params.json; vocab_size is -1, as Meta's is: the tokenizer says it."""
-    heads, width = heads_of(dict(config)), config["hidden_size"]
+    heads, width = heads_of(config), config["hidden_size"]
     known: dict[str, Any] = {
         "dim": width,
         "n_layers": config["num_hidden_layers"],
@@ -145,7 +139,7 @@ def parameters(config: Mapping[str, Any]) -> dict[str, Any]:
     }
     if heads["attn_k"] != heads["attn_q"]:
         known["n_kv_heads"] = heads["attn_k"]
-    if (theta := rope_of(dict(config))["rope_theta"]) != 10000.0:
+    if (theta := rope_of(config)["rope_theta"]) != 10000.0:
         known["rope_theta"] = theta
     usual, wanted = int(8 * width / 3), config["intermediate_size"]
     if -(-usual // MULTIPLE_OF) * MULTIPLE_OF == wanted:
