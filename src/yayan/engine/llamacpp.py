@@ -39,6 +39,14 @@ NO_FLASH_ATTENTION = 0  # its kernel is off by up to 2e-3 in log-probabilities, 
 EVENT, LAST_EVENT = b"data: ", b"data: [DONE]"
 
 
+class RefusedError(WorkError):
+    """llama.cpp's refusal of a request, with its status and its body as they came."""
+
+    def __init__(self, path: str, status: int, content: bytes) -> None:
+        super().__init__(f"llama.cpp refuses, {json.loads(content)['error']['message']}", where=path)
+        self.status, self.content = status, content
+
+
 class LlamaCpp:
     """A running server. `with LlamaCpp(path) as engine: engine.stream(messages)`; closing it frees port and memory.
 
@@ -121,12 +129,11 @@ class LlamaCpp:
             try:
                 connection.request("POST", path, json.dumps(body), headers)
                 response = connection.getresponse()
+                if response.status != 200:
+                    raise RefusedError(path, response.status, response.read())
+                yield response
             except (OSError, HTTPException) as error:
                 raise WorkError("llama.cpp's server does not answer", where=self.url) from error
-            if response.status != 200:
-                reason = json.loads(response.read())["error"]["message"]
-                raise WorkError(f"llama.cpp refuses, {reason}", where=path)
-            yield response
 
     def refuse_base_model(self) -> None:
         """Raises UserError if the model has no chat template: llama.cpp would make one up without a word."""
@@ -161,14 +168,19 @@ class LlamaCpp:
             asked["seed"] = seed
         if sampling is not None:
             asked = llamacpp_options(sampling)
-        body = {"messages": list(messages), "stream": True, **asked}
-        with self._request("/v1/chat/completions", body) as response:
+        with closing(self.events("/v1/chat/completions", {"messages": list(messages), **asked})) as events:
+            for event in events:
+                yield event["choices"][0]["delta"].get("content") or ""
+
+    def events(self, path: str, body: dict[str, Any]) -> Generator[dict[str, Any]]:
+        """The events of an endpoint that streams; closing the iterator ends the request. Raises WorkError as `ask`."""
+        with self._request(path, body | {"stream": True}) as response:
             for line in response:
                 if line.startswith(EVENT) and line.strip() != LAST_EVENT:
                     event = json.loads(line.removeprefix(EVENT))
                     if "error" in event:
                         raise WorkError(f"llama.cpp stopped, {event['error']['message']}", where=self.name)
-                    yield event["choices"][0]["delta"].get("content") or ""
+                    yield event
 
     def tokenize(self, text: str) -> list[int]:
         """Ids as llama.cpp cuts a plain text: nothing is added, and special tokens in it are text."""

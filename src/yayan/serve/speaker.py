@@ -1,22 +1,18 @@
 """The engines as `chat` uses them: messages in, text out, one chat or many."""
 
-import json
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-import httpx2
-
 from yayan.engine.choose import Engine, choose_engine
-from yayan.engine.llamacpp import LlamaCpp, Message, open_model
+from yayan.engine.llamacpp import LlamaCpp, Message, RefusedError, open_model
 from yayan.engine.sampling import Sampling
 from yayan.errors import WorkError, YayanError
-from yayan.serve.door import Refusal
 from yayan.serve.jobs import CHAT, Job
 from yayan.serve.proxy import body_of, refusal_of
 
@@ -66,31 +62,23 @@ class LlamaCppSpeaker:
         self.engine, self.parallel, self.name, self.tokens = engine, parallel, engine.name, 0
 
     @contextmanager
-    def _posted(
-        self, messages: Sequence[Message], sampling: Sampling, **more: object
-    ) -> Iterator[httpx2.Response]:
-        body = body_of(Job(CHAT, list(messages), sampling, 0, True)) | more
+    def _in_words(self) -> Iterator[None]:
+        """llama.cpp's refusals as the server words them."""
         try:
-            with httpx2.stream(
-                "POST", self.engine.url + CHAT, json=body, timeout=None, trust_env=False
-            ) as response:
-                if response.is_error:
-                    raise refusal_of(response.status_code, response.read(), self.engine.context)
-                yield response
-        except (httpx2.TransportError, Refusal) as error:
-            raise WorkError(str(error), where=self.name) from error
+            yield
+        except RefusedError as error:
+            refusal = refusal_of(error.status, error.content, self.engine.context)
+            raise WorkError(str(refusal), where=self.name) from error
+
+    def _body(self, messages: Sequence[Message], sampling: Sampling) -> dict[str, Any]:
+        return body_of(Job(CHAT, list(messages), sampling, 0, True))
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Generator[str]:
         """The answer in pieces; closing it stops the model. Raises WorkError with llama.cpp's reason."""
         self.tokens = 0
-        usage = {"include_usage": True}
-        with self._posted(messages, sampling, stream=True, stream_options=usage) as response:
-            for line in response.iter_lines():
-                if not line.startswith("data: {"):
-                    continue
-                event = json.loads(line.removeprefix("data: "))
-                if "error" in event:
-                    raise WorkError(f"llama.cpp stopped, {event['error']['message']}", where=self.name)
+        body = self._body(messages, sampling) | {"stream_options": {"include_usage": True}}
+        with self._in_words(), closing(self.engine.events(CHAT, body)) as events:
+            for event in events:
                 self.tokens = (event.get("usage") or {}).get("completion_tokens", self.tokens + 1)
                 for choice in event["choices"]:  # the last event tells the usage, and has none
                     yield choice["delta"].get("content") or ""
@@ -110,8 +98,8 @@ class LlamaCppSpeaker:
     def reply(self, messages: Sequence[Message], sampling: Sampling) -> Reply:
         """One answer, whole."""
         try:
-            with self._posted(messages, sampling) as response:
-                found = json.loads(response.read())
+            with self._in_words():
+                found = self.engine.ask(CHAT, self._body(messages, sampling))
         except YayanError as error:
             return Reply(None, error=str(error))
         choice = found["choices"][0]
