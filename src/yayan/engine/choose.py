@@ -53,6 +53,13 @@ def choose_engine(model: Path, engine: Engine = "auto", *, guidance: bool = Fals
     return Choice(chosen, why)
 
 
+def refuse_base_model(template: str | None, name: str) -> None:
+    """UserError for a model without a chat template: made up without a word, one would answer with nonsense."""
+    if template is None:
+        cure = "tune it on chats first (yayan sft), or use a tuned model"
+        raise UserError("this is a base model, it continues text and cannot chat", where=name, cure=cure)
+
+
 def reason_against_gguf(folder: Path) -> str | None:
     """Why a model folder cannot become a GGUF file; None if it can, or did before."""
     from yayan.engine.llamacpp import cached_gguf

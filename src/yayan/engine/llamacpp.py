@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import xllamacpp
 
 from yayan import __version__
+from yayan.engine.choose import refuse_base_model
 from yayan.engine.sampling import Sampling, llamacpp_options
 from yayan.errors import UserError, WorkError
 from yayan.lineage import cache_folder, sha256_of
@@ -137,11 +138,7 @@ class LlamaCpp:
 
     def refuse_base_model(self) -> None:
         """Raises UserError if the model has no chat template: llama.cpp would make one up without a word."""
-        if self.header.template is None:
-            cure = "tune it on chats first (yayan sft), or use a tuned model"
-            raise UserError(
-                "this is a base model, it continues text and cannot chat", where=self.name, cure=cure
-            )
+        refuse_base_model(self.header.template, self.name)
 
     def ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """The JSON answer of an endpoint to a JSON body. Raises WorkError with the server's reason."""

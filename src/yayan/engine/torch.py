@@ -10,6 +10,7 @@ import torch
 
 from yayan.engine.answers import Answer, Piece, pieces
 from yayan.engine.batch import Finished, Question, answer_together
+from yayan.engine.choose import refuse_base_model
 from yayan.engine.distribution import Chooser
 from yayan.engine.lengths import DraftLengths
 from yayan.engine.network import Branches, Network
@@ -79,11 +80,7 @@ class TorchEngine:
 
     def refuse_base_model(self) -> None:
         """Raises UserError if the model has no chat template."""
-        if self.tokenizer.template is None:
-            cure = "tune it on chats first (yayan sft), or use a tuned model"
-            raise UserError(
-                "this is a base model, it continues text and cannot chat", where=self.name, cure=cure
-            )
+        refuse_base_model(self.tokenizer.template, self.name)
 
     def prompt_ids(self, messages: Messages) -> list[int]:
         """What the model sees of a chat before it answers."""
