@@ -70,11 +70,19 @@ def files_of(folder: Path) -> Iterator[Path]:
             yield file
 
 
+def remember(path: Path, sha256: str) -> None:
+    """Keep the hash of a file that was just written, so that it need not be read for it."""
+    _remembered(key_of(path.stat()), sha256)
+
+
+def key_of(status: os.stat_result) -> tuple[str, int, int]:
+    """What a file is known by: its place on the disk, which stays when OUT.partial becomes OUT, size and time."""
+    return f"{status.st_dev}:{status.st_ino}", status.st_size, status.st_mtime_ns
+
+
 def _sha256_of_file(path: Path) -> str:
     status = path.stat()
-    inode = f"{status.st_dev}:{status.st_ino}"  # stays when OUT.partial becomes OUT
-    key = (inode, status.st_size, status.st_mtime_ns)
-    if known := _remembered(key):
+    if known := _remembered(key := key_of(status)):
         return known
     digest = hashlib.sha256()
     try:

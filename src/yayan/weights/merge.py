@@ -33,6 +33,7 @@ from yayan.tokenizer import load_tokenizer
 from yayan.weights.adapter import Adapter, read_adapter
 from yayan.weights.card import write_card
 from yayan.weights.merge_proof import largest_difference, recompute_rows
+from yayan.weights.merge_tensor import merge_tensor
 from yayan.weights.meta_layout import refuse_beyond_layout, write_meta_layout
 from yayan.weights.stream import (
     MAX_SHARD_BYTES,
@@ -44,7 +45,6 @@ from yayan.weights.stream import (
 )
 
 COMPUTED = "rotary_emb.inv_freq"  # a table in old checkpoints that follows from the configuration
-BLOCK_ROWS = 4096  # rows of an adapter that are converted at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,8 +179,8 @@ def merge_adapters(
         Progress("merge", total=writer.bytes / 1e6, unit="MB") as bar,
     ):
         for name, spec in plan.items():
-            # one expression: a name would keep this tensor while the next one is made
-            writer.add(name, finite(name, merge_tensor(name, source.read(name), opened, spec.dtype)))
+            blocks = merge_tensor(name, source.read(name), opened, spec.dtype)
+            writer.add_rows(name, (finite(name, block) for block in blocks))
             bar.advance(spec.bytes / 1e6)
     changed = sorted(set().union(*(adapter.targets for adapter in opened)))
     rows, largest_error = recompute_rows(source, opened, open_tensors(out), changed)
@@ -195,35 +195,6 @@ def merge_adapters(
         "largest_difference_of_logprobs": difference,
         **(inherited(base) if inputs.tokenizer == base else {"old_rows": source.shape(INPUT_END)[0]}),
     }
-
-
-def merge_tensor(
-    name: str, weight: torch.Tensor, adapters: Sequence[Adapter], dtype: torch.dtype
-) -> torch.Tensor:
-    """One tensor of the base with all adapters added, in `dtype`.
-
-    Low-rank products are added in float32 and rounded once, at the end; rows are taken as they are. Bit for bit what
-    PEFT's `merge_and_unload` gives in float32.
-    """
-    if not any(name in adapter.targets for adapter in adapters):
-        return weight.to(dtype)
-    for adapter in adapters:
-        if name in adapter.whole:
-            weight = adapter.tensors.read(adapter.whole[name])
-    low_rank = any(name in adapter.pairs for adapter in adapters)
-    merged = weight.to(torch.float32 if low_rank else dtype, copy=True)  # the source is a mapped file
-    for adapter in adapters:
-        if name in adapter.pairs:
-            a_RI, b_OR, scale = adapter.pair(name)
-            merged += (b_OR.float() @ a_RI.float()).mul_(scale)
-            if (lengths_O := adapter.lengths(name)) is not None:
-                merged *= (lengths_O.float() / torch.linalg.norm(merged, dim=1))[:, None]
-        if name in adapter.rows:
-            key, ids = adapter.rows[name]
-            values = adapter.tensors.read(key)
-            for some_ids, some_values in zip(ids.split(BLOCK_ROWS), values.split(BLOCK_ROWS), strict=True):
-                merged[some_ids] = some_values.to(merged.dtype)
-    return merged.to(dtype)
 
 
 def finite(name: str, tensor: torch.Tensor) -> torch.Tensor:

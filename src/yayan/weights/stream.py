@@ -7,9 +7,10 @@ Format: https://huggingface.co/docs/safetensors (eight bytes of header length, a
 
 import json
 import math
-import os
 import shutil
+from collections import deque
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,11 +21,13 @@ from safetensors import SafetensorError, safe_open
 from yayan.errors import UserError, WorkError
 from yayan.model.folder import read_json, write_json
 from yayan.weights.pickles import read_pickle
+from yayan.weights.written_file import WrittenFile
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 MAX_SHARD_BYTES = 5_000_000_000
 HEADER_ALIGNMENT = 8
+BLOCKS_AHEAD = 2  # made and not yet written
 
 
 @dataclass(frozen=True)
@@ -157,12 +160,16 @@ class TensorWriter:
         refuse_full_disk(folder, self.bytes)
         groups = group_by_size(self.plan, max_shard_bytes)
         self._missing = set(plan)
-        self._places: dict[str, tuple[Path, int]] = {}
+        self._places: dict[str, tuple[WrittenFile, int]] = {}
+        self._files: list[WrittenFile] = []
+        self._disk = ThreadPoolExecutor(1)  # writes and hashes while the next block is made
+        self._pending: deque[Future[None]] = deque()
         for number, names in enumerate(groups, start=1):
             header, offsets = plan_shard({name: self.plan[name] for name in names})
-            path = folder / shard_name(number, len(groups))
-            path.write_bytes(header)
-            self._places |= {name: (path, offset) for name, offset in offsets.items()}
+            file = WrittenFile(folder / shard_name(number, len(groups)))
+            file.write(0, header)
+            self._files.append(file)
+            self._places |= {name: (file, offset) for name, offset in offsets.items()}
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
         """Write one tensor of the plan. Raises ValueError if it is another one than planned."""
@@ -170,36 +177,43 @@ class TensorWriter:
         if self.plan.get(name) != spec:
             raise ValueError(f"{name}: {spec} is written, {self.plan.get(name)} was planned")
         self.add_rows(name, [tensor])
+        self._wait(0)
 
     def add_rows(self, name: str, blocks: Iterable[torch.Tensor]) -> None:
-        """Write one tensor of the plan out of blocks that follow one another in its first dimension; one is held."""
+        """Write one tensor of the plan out of blocks that follow one another in its first dimension; a few are held,
+        and must stay as they are.
+        """
         spec, written = self.plan[name], 0
-        path, offset = self._places[name]
-        with path.open("r+b") as file:
-            file.seek(offset)
-            for block in blocks:
-                fits = block.dtype == spec.dtype and tuple(block.shape[1:]) == spec.shape[1:]
-                written += block.nbytes
-                if not fits or written > spec.bytes:
-                    found = f"{list(block.shape)} {block.dtype}"
-                    raise ValueError(f"{name}: a block {found} does not fit into {spec}")
-                file.write(block.contiguous().flatten().view(torch.uint8).numpy().data)
+        file, offset = self._places[name]
+        for block in blocks:
+            fits = block.dtype == spec.dtype and tuple(block.shape[1:]) == spec.shape[1:]
+            if not fits or written + block.nbytes > spec.bytes:
+                found = f"{list(block.shape)} {block.dtype}"
+                raise ValueError(f"{name}: a block {found} does not fit into {spec}")
+            self._wait(BLOCKS_AHEAD)
+            data = block.contiguous().flatten().view(torch.uint8).numpy().data
+            self._pending.append(self._disk.submit(file.write, offset + written, data))
+            written += block.nbytes
         if written != spec.bytes:
             raise ValueError(f"{name}: {written} bytes are written, {spec} was planned")
         self._missing.discard(name)
+
+    def _wait(self, pending: int) -> None:
+        """Until at most so many blocks are not written yet. Raises what writing raised."""
+        while len(self._pending) > pending:
+            self._pending.popleft().result()
 
     def close(self) -> None:
         """Write the index and let everything reach the disk. Raises ValueError if a planned tensor is missing."""
         if self._missing:
             raise ValueError(f"{len(self._missing)} tensors were not written, such as {min(self._missing)}")
-        files = sorted({path for path, _ in self._places.values()})
-        if len(files) > 1:
-            places = {name: path.name for name, (path, _) in self._places.items()}
+        self._wait(0)
+        if len(self._files) > 1:
+            places = {name: file.path.name for name, (file, _) in self._places.items()}
             index = {"metadata": {"total_size": self.bytes}, "weight_map": places}
             write_json(self.folder / "model.safetensors.index.json", index)
-        for path in files:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+        for file in self._files:
+            file.finish()
 
     def __enter__(self) -> "TensorWriter":
         return self
@@ -207,8 +221,13 @@ class TensorWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            self.close()
+        try:
+            if error is None:
+                self.close()
+        finally:
+            self._disk.shutdown(cancel_futures=True)
+            for file in self._files:
+                file.close()
 
 
 def refuse_full_disk(folder: Path, size_bytes: int) -> None:

@@ -1,0 +1,81 @@
+"""A tensor of the base with its adapters added, a few rows at a time: what is made stays in the processor's cache.
+
+Shapes: N rows of a block, `out` and `in` those of the tensor, r the rank of a pair.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from yayan.weights.adapter import Adapter
+
+BLOCK_NUMBERS = 1 << 20  # of the rows that are made at once: 4 MB in float32 stay in the cache
+
+
+def merge_tensor(
+    name: str, weight: torch.Tensor, adapters: Sequence[Adapter], dtype: torch.dtype
+) -> Iterator[torch.Tensor]:
+    """One tensor of the base with all adapters added, in `dtype`, in blocks of rows.
+
+    Low-rank products are added in float32 and rounded once, at the end; rows are taken as they are. Bit for bit what
+    PEFT's `merge_and_unload` gives in float32.
+    """
+    for adapter in adapters:
+        if name in adapter.whole:
+            weight = adapter.tensors.read(adapter.whole[name])
+    changes = [change for adapter in adapters for change in changes_of(name, adapter)]
+    low_rank = any(isinstance(change, Pair) for change in changes)
+    rows = max(BLOCK_NUMBERS // math.prod(weight.shape[1:]), 1)
+    for start in range(0, len(weight), rows):
+        block = weight[start : start + rows]
+        if changes:  # the source is a mapped file
+            block = block.to(torch.float32 if low_rank else dtype, copy=True)
+        for change in changes:
+            change.apply(block, start)
+        yield block.to(dtype)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """W + B A with A [r, in] and B [out, r] in float32 and a scale, each row brought to a length [out] if there is
+    one.
+    """
+
+    a_RI: torch.Tensor
+    b_OR: torch.Tensor
+    scale: float
+    lengths_O: torch.Tensor | None
+
+    def apply(self, block_NI: torch.Tensor, start: int) -> None:
+        """Change N rows from `start` on."""
+        some = slice(start, start + len(block_NI))
+        block_NI += (self.b_OR[some] @ self.a_RI).mul_(self.scale)
+        if self.lengths_O is not None:
+            block_NI *= (self.lengths_O[some] / torch.linalg.norm(block_NI, dim=1))[:, None]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Values [n, in] that take the place of rows, by their ids in ascending order."""
+
+    ids_n: torch.Tensor
+    order_n: torch.Tensor
+    values: torch.Tensor
+
+    def apply(self, block_NI: torch.Tensor, start: int) -> None:
+        """Change N rows from `start` on."""
+        first, end = torch.searchsorted(self.ids_n, torch.tensor([start, start + len(block_NI)])).tolist()
+        block_NI[self.ids_n[first:end] - start] = self.values[self.order_n[first:end]].to(block_NI.dtype)
+
+
+def changes_of(name: str, adapter: Adapter) -> Iterator[Pair | Rows]:
+    """What an adapter does to a tensor of the base."""
+    if name in adapter.pairs:
+        a_RI, b_OR, scale = adapter.pair(name)
+        lengths_O = adapter.lengths(name)
+        yield Pair(a_RI.float(), b_OR.float(), scale, None if lengths_O is None else lengths_O.float())
+    if name in adapter.rows:
+        key, ids = adapter.rows[name]
+        yield Rows(*torch.sort(ids), adapter.tensors.read(key))
