@@ -1,10 +1,16 @@
 """How many tokens a draft should guess: what has paid so far, by measured seconds and by the share of guesses taken."""
 
+from collections import deque
+
 WEIGHT = 0.2  # of the newest measurement in a moving mean
+KEPT = 5  # last measurements of a pass, of which the fastest counts: what else the machine does only slows it down
 LONGEST = 8
 HOPE = 0.7  # the share of guesses taken, before anything is known
+FIRST_PLAIN = 3  # rounds of plain decoding, to know what it costs
 FIRST_TRIES = 3  # rounds that may lose time at first
-LOSS = 0.03  # share of the time that may be lost to trying again
+AGAIN = 32  # after so many rounds what plain decoding costs is measured again: else a slow moment would count for ever
+CREDIT = 4  # rounds of plain decoding: so much of what was gained may be lost again
+LOSS = 0.02  # share of the time that may be lost to trying again
 
 
 class DraftLengths:
@@ -19,9 +25,10 @@ class DraftLengths:
     def __init__(self, fixed: int | None = None) -> None:
         self.fixed = fixed
         self.share = HOPE
-        self.tries = 0
+        self.rounds, self.tries = 0, 0
         self.guess_seconds: float | None = None  # of one guess
-        self.pass_seconds: dict[int, float] = {}  # by tokens in the pass
+        self.passes: dict[int, deque[float]] = {}  # seconds by tokens in the pass
+        self.pass_seconds: dict[int, float] = {}  # the fastest of them
         self.seconds = 0.0  # of all rounds
         self.lost_seconds = 0.0  # by guessing, against plain decoding; less than 0 where it gained
 
@@ -29,10 +36,10 @@ class DraftLengths:
         """Tokens to guess now."""
         if self.fixed is not None:
             return self.fixed
-        if 1 not in self.pass_seconds:
+        if len(self.passes.get(1, ())) < FIRST_PLAIN or self.rounds % AGAIN == 0:
             return 0
         if self.tries < FIRST_TRIES:
-            return LONGEST // 2
+            return 1
         best = max(range(LONGEST + 1), key=self.tokens_per_second)
         if best:
             return best if self.may_lose(best) else 0
@@ -51,7 +58,11 @@ class DraftLengths:
         else:
             below = max((n for n in known if n < rows), default=1)
             above = min((n for n in known if n > rows), default=None)
-            slope = 0.0 if above is None else (known[above] - known[below]) / (above - below)
+            if above is None:  # as the longest two suggest
+                above, low = below, max((n for n in known if n < below), default=below)
+            else:
+                low = below
+            slope = max(known[above] - known[low], 0.0) / max(above - low, 1)
             seconds = known[below] + slope * (rows - below)
         return seconds + count * (self.guess_seconds or 0.0)
 
@@ -63,7 +74,9 @@ class DraftLengths:
     def learn(self, wanted: int, guesses: int, taken: int, guess_seconds: float, pass_seconds: float) -> None:
         """A round: how many guesses were asked for, made and taken, and what each half cost."""
         rows = guesses + 1
-        self.pass_seconds[rows] = mean(self.pass_seconds.get(rows), pass_seconds)
+        self.passes.setdefault(rows, deque(maxlen=KEPT)).append(pass_seconds)
+        self.pass_seconds[rows] = min(self.passes[rows])
+        self.rounds += 1
         self.seconds += guess_seconds + pass_seconds
         if not wanted:
             return
@@ -73,7 +86,8 @@ class DraftLengths:
             seen = min(taken + 1, guesses)  # behind the first wrong guess nothing is known
             self.share += (taken / seen - self.share) * (1 - (1 - WEIGHT) ** seen)
         plain = self.pass_seconds.get(1, pass_seconds)
-        self.lost_seconds += guess_seconds + pass_seconds - (taken + 1) * plain
+        lost = self.round_seconds(guesses) - (taken + 1) * plain
+        self.lost_seconds = max(self.lost_seconds + lost, -CREDIT * plain)
 
 
 def mean(before: float | None, new: float) -> float:
