@@ -36,7 +36,8 @@ def type_words(hint: object) -> str:
     if origin is typing.Literal:
         return " or ".join(map(str, arguments))
     if origin in (typing.Union, types.UnionType):
-        return type_words(next(item for item in arguments if item is not type(None)))
+        words = [type_words(item) for item in arguments if item is not type(None)]
+        return " or ".join(dict.fromkeys(words))
     if origin is list:
         return f"several: {type_words(arguments[0])}"
     if origin is dict:

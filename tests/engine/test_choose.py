@@ -31,12 +31,23 @@ def test_llamacpp_where_it_can(chat_model: Path, tmp_path: Path) -> None:
             assert "".join(engine.stream(ASK, GREEDY))
 
 
-@pytest.mark.parametrize(
-    "asked", [{"guidance": True}, {"quantize": "8bit"}, {"draft": "lookup"}, {"dtype": "bfloat16"}]
-)
+@pytest.mark.parametrize("asked", [{"guidance": True}, {"quantize": "8bit"}, {"dtype": "bfloat16"}])
 def test_torch_for_what_only_it_has(asked: dict[str, Any], chat_model: Path) -> None:
     choice = choose_engine(chat_model, **asked)
     assert (choice.engine, choice.why) == ("torch", f"only torch has {next(iter(asked))}")
+
+
+def test_a_draft_is_for_both(chat_model: Path, sibling: Path) -> None:
+    assert choose_engine(chat_model, draft=sibling).engine == "torch"
+    assert choose_engine(chat_model, "llamacpp", draft=sibling).engine == "llamacpp"
+    assert choose_engine(chat_model, draft="lookup").why == "only torch has look-up"
+
+
+def test_torch_where_each_request_is_to_be_stretched(chat_model: Path) -> None:
+    choice = choose_engine(chat_model, context="auto")
+    assert (choice.engine, choice.why) == ("torch", "only torch stretches each request by what it needs")
+    assert choose_engine(chat_model, context=100).engine == "llamacpp"
+    assert choose_engine(chat_model, "llamacpp", context="auto").engine == "llamacpp"
 
 
 def test_torch_where_a_folder_cannot_be_converted(tmp_path: Path) -> None:

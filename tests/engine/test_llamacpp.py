@@ -9,10 +9,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import torch
 
-from tests.sentencepiece_model import make_chat_model
-from yayan.engine.llamacpp import LlamaCpp, find_gguf, open_model
+from tests.sentencepiece_model import TOKENS, make_chat_model
+from yayan.engine.gguf import find_gguf, stretched_once
+from yayan.engine.llamacpp import LlamaCpp, open_model
 from yayan.errors import UserError, WorkError
+from yayan.model.folder import read_config
+from yayan.model.load import load_model
+from yayan.model.longer import first_stretch, rope_applied
+from yayan.model.rope import rope_of
 from yayan.template import SYSTEM_PROMPTS, encode_prompt
 from yayan.tokenizer import load_tokenizer
 from yayan.weights.gguf_file import write_gguf
@@ -168,8 +174,8 @@ def test_broken_files_are_named(gguf: Path, tmp_path: Path, capfd: pytest.Captur
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"context": 10**9}, "was trained for 512"),
-        ({"context": 0}, "was trained for 512"),
+        ({"context": 10**9}, "positions 1 to 512"),
+        ({"context": 0}, "positions 1 to 512"),
         ({"port": 65536}, "65536 is no port"),
         ({"port": -1}, "-1 is no port"),
         ({"host": "no.such.host.invalid"}, "nobody can listen on no.such.host.invalid"),
@@ -215,3 +221,54 @@ def test_web_pages_elsewhere_may_not_use_a_server_without_a_key(engine: LlamaCpp
     assert status == 200
     assert origin == "http://localhost"
     assert status_of(engine, "/slots")[0] in (404, 405, 501)
+
+
+def test_a_context_that_is_chosen_by_itself_is_twice_as_long(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file is made once, of the folder stretched; llama.cpp turns every request as it says."""
+    with open_model(model, context="auto", threads=1, exact=True) as engine:
+        assert engine.context == 1024
+        assert "context 1024: all requests are stretched alike" in capsys.readouterr().err
+        ids = [1, *range(10, 310), *range(10, 310)]
+        likeliest = engine.next_logprobs(ids, 5)
+    assert stretched_once(model) == engine.gguf != find_gguf(model)
+    network, config = load_model(model), first_stretch(read_config(model))
+    with torch.inference_mode():
+        plain_V = network(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+        with rope_applied(network, rope_of(config)):
+            stretched_V = network(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+    wrong, off = (
+        max(abs(logprob - logprobs_V[token].item()) for token, logprob in likeliest.items())
+        for logprobs_V in (plain_V, stretched_V)
+    )
+    assert off < 0.02 < 5 * 0.02 < wrong  # weights are in 16 bits
+    with pytest.raises(UserError, match="as the file says"):
+        open_model(find_gguf(model), context="auto")
+
+
+@pytest.fixture(scope="module")
+def wide_heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_chat_model(tmp_path_factory.mktemp("wide") / "wide-heads", head_dim=32)
+
+
+@pytest.mark.parametrize(("kv_cache", "size"), [("16bit", 2.0), ("8bit", 34 / 32), ("4bit", 18 / 32)])
+def test_a_cache_in_fewer_bits_answers_alike_in_less_memory(
+    kv_cache: Any, size: float, wide_heads: Path
+) -> None:
+    ids = [1, *range(10, 200)]
+    with open_model(wide_heads, threads=1, exact=True) as exact:
+        wanted = exact.next_logprobs(ids, 3)
+    with open_model(wide_heads, threads=1, parallel=2, context=256, kv_cache=kv_cache) as engine:
+        assert engine.cache_bytes == int(
+            2 * 256 * 2 * 3 * 2 * 32 * size
+        )  # keys and values, layers, heads, width
+        found = engine.next_logprobs(ids, TOKENS)
+    off = max(abs(found[token] - logprob) for token, logprob in wanted.items())
+    assert off < {"16bit": 0.03, "8bit": 0.1, "4bit": 1.0}[kv_cache]
+    assert off > {"16bit": 0, "8bit": 1e-4, "4bit": 1e-3}[kv_cache]
+
+
+def test_a_cache_in_fewer_bits_wants_wide_heads(model: Path) -> None:
+    with pytest.raises(UserError, match=r"heads have 8 numbers.*\(kv-cache 4bit\): keep the cache in 16bit"):
+        open_model(model, kv_cache="4bit")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from yayan.errors import UserError, WorkError
 from yayan.evaluate.bits import EvalBits, read_texts
 from yayan.evaluate.intervals import bootstrap_ratio, wilson
 from yayan.evaluate.readers import unknown_id
+from yayan.model.longer import choose_stretch, rope_applied
 from yayan.stage import execute
 from yayan.weights.gguf_file import write_gguf
 
@@ -190,3 +192,32 @@ def test_the_bootstrap_interval_is_that_of_many_resamples() -> None:
 def test_wilson(right: int, total: int, expected: list[float]) -> None:
     assert wilson(right, total) == pytest.approx(expected, abs=5e-5)
     assert wilson(0, 0) is None
+
+
+def test_each_window_is_stretched_by_what_it_needs(
+    model_folder: Path, held_out: Path, tmp_path: Path
+) -> None:
+    """Long documents are read in one pass with the frequencies of their step, short ones as ever."""
+    folder = Path(shutil.copytree(model_folder, tmp_path / "short"))
+    config = json.loads((folder / "config.json").read_text()) | {"max_position_embeddings": 4}
+    (folder / "config.json").write_text(json.dumps(config))
+    stage = EvalBits(out=tmp_path / "bits", model=folder, text={"mixed": held_out}, context="auto")
+    metrics = execute(stage, quietly)["metrics"]
+    assert (metrics["context"], metrics["stretching"]) == (32, True)
+    found = json.loads((tmp_path / "bits" / "results.json").read_text())["texts"]["mixed"]["items"]
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    network = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    steps = set()
+    for text, item in zip((text for text in TEXTS if text), found, strict=True):
+        ids_BT = torch.tensor([[0, *tokenizer.encode(text).ids]])
+        step = choose_stretch(config, ids_BT.shape[1] - 1)  # the last token is predicted, not read
+        steps.add(step.times)
+        with rope_applied(network, step.rope), torch.no_grad():
+            nats = network(input_ids=ids_BT, labels=ids_BT).loss.item() * (ids_BT.shape[1] - 1)
+        assert item["nats"] == pytest.approx(nats, rel=1e-5)
+    assert len(steps) > 1
+    write_gguf(model_folder, tmp_path / "model.gguf", "F32")
+    with pytest.raises(UserError, match="as the file says"):
+        EvalBits(
+            out=tmp_path / "x", model=tmp_path / "model.gguf", text={"a": held_out}, context="auto"
+        ).check()

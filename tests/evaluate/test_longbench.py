@@ -13,8 +13,8 @@ from transformers import LlamaForCausalLM
 
 from tests.conftest import SHARED, needs_shared, quietly
 from tests.sentencepiece_model import TEXTS, make_chat_model
-from yayan.engine.llamacpp import open_model
 from yayan.errors import UserError
+from yayan.evaluate.answerers import open_answerer
 from yayan.evaluate.greedy import JOURNAL_NAME
 from yayan.evaluate.long_prompts import PromptMaker
 from yayan.evaluate.longbench import EvalLongbench, columns
@@ -22,6 +22,7 @@ from yayan.evaluate.longbench_items import read_items
 from yayan.evaluate.longbench_metrics import METRICS
 from yayan.evaluate.longbench_tasks import COLUMNS, TASKS
 from yayan.evaluate.words import describe
+from yayan.model.folder import Context
 from yayan.stage import execute
 from yayan.template import encode_prompt
 from yayan.tokenizer import load_tokenizer
@@ -192,8 +193,9 @@ def test_several_slots_and_the_first_items(base: Path, tmp_path: Path) -> None:
     assert [item["number"] for item in items] == list(range(4))
 
 
-def test_what_is_too_long_keeps_its_first_and_last_half(base: Path, chat: Path) -> None:
-    with open_model(base, threads=1) as engine:
+@pytest.mark.parametrize("context", [None, "auto"])
+def test_what_is_too_long_keeps_its_first_and_last_half(base: Path, chat: Path, context: Context) -> None:
+    with open_answerer(base.with_suffix("") if context else base, context, threads=1) as engine:
         maker = PromptMaker(engine)
         tokenizer = load_tokenizer(chat)
         text = "".join(TEXTS * 3)
@@ -211,7 +213,7 @@ def test_what_is_too_long_keeps_its_first_and_last_half(base: Path, chat: Path) 
         assert abs(len(maker.fit(text, chat=False, room=500, length=60)[0]) - 60) < 8
         with pytest.raises(ValueError, match="nothing of a text fits"):
             maker.fit(text, chat=False, room=1, length=None)
-    with open_model(chat, threads=1) as engine:
+    with open_answerer(chat, context, threads=1) as engine:
         maker = PromptMaker(engine)
         whole = encode_prompt(tokenizer, [{"role": "user", "content": text}])
         assert maker.ids(text, chat=True) == whole
@@ -245,7 +247,7 @@ def test_a_nul_character_is_read_as_it_is(base: Path, tmp_path: Path) -> None:
     write_task(tmp_path / "data", "lcc", [official("lcc", "x = 1\0\ny = 2\n")])
     execute(EvalLongbench(out=tmp_path / "out", model=base, data=tmp_path / "data", threads=1), quietly)
     item = json.loads((tmp_path / "out" / "results.json").read_text())["items"][0]
-    with open_model(base, threads=1) as engine:
+    with open_answerer(base, threads=1) as engine:
         text = TASKS["lcc"].prompt.format(context="x = 1\0\ny = 2\n")
         assert item["prompt_tokens"] == len(PromptMaker(engine).ids(text, chat=False))
         assert set(PromptMaker(engine).cut("\0" * 10, 6)) == {"\0"}

@@ -10,8 +10,8 @@ import torch
 from tests import copying
 from tests.conftest import quietly
 from tests.sentencepiece_model import TEXTS, make_chat_model
-from yayan.engine.llamacpp import open_model
 from yayan.errors import UserError
+from yayan.evaluate.answerers import open_answerer
 from yayan.evaluate.greedy import Answer
 from yayan.evaluate.haystack import FACTS, Fact, Haystack, make_fact, read_haystack
 from yayan.evaluate.long_prompts import PromptMaker
@@ -75,12 +75,12 @@ def test_a_prompt_is_text_fact_text_question(
     haystack = read_haystack(text, 400)
     fact = make_fact(language, 1, seed="", unlike=haystack)
     turned = haystack.sentences[3:] + haystack.sentences[:3]
-    with open_model(model, threads=1) as engine:
+    with open_answerer(model, threads=1) as engine:
         maker = PromptMaker(engine)
         for length, depth in ((200, 0), (300, 50), (301, 75), (400, 100), (250, None)):
             ids = haystack.prompt(maker, fact, length, depth, 3, chat=form == "chat")
             assert length - 60 < len(ids) <= length
-            shown = engine.ask("/detokenize", {"tokens": ids})["content"]
+            shown = engine.text_of(ids)
             body = shown.removeprefix("<s> ").rpartition("<</SYS>>\n\n")[2].removesuffix(" [/INST]")
             assert body.endswith(fact.ask(chat=form == "chat"))
             body = body.removesuffix(fact.ask(chat=form == "chat"))

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from tests.sentencepiece_model import make_chat_model
+from yayan.engine.choose import positions_of
 from yayan.errors import UserError
 from yayan.evaluate.choices import EvalCeval
 from yayan.evaluate.letter_scores import accuracy, letter_prompts, letter_scores
-from yayan.evaluate.readers import LLAMA_CPP, TORCH, FolderReader, GgufReader, open_reader, positions_of
+from yayan.evaluate.readers import LLAMA_CPP, TORCH, FolderReader, GgufReader, open_reader
 from yayan.model.score import windows_of
 from yayan.stage import execute
 from yayan.weights.gguf_file import write_gguf

@@ -55,6 +55,17 @@ def test_positions_quantisation_and_context(tmp_path: Path) -> None:
     assert json.loads(after(words, "--hf-overrides")) == {"rope_theta": 5e5, "rope_scaling": rope}
     assert after(words, "--quantization") == "bitsandbytes"
     assert after(words, "--max-model-len") == "2048"
+    assert after(words_of(folder, kv_cache="8bit"), "--kv-cache-dtype") == "fp8"
+    with pytest.raises(UserError, match="16 or 8 bits"):
+        words_of(folder, kv_cache="4bit")
+
+
+def test_a_context_that_is_chosen_by_itself_is_twice_as_long(tmp_path: Path) -> None:
+    folder = make_chat_model(tmp_path / "short")
+    words = words_of(folder, context="auto")
+    assert after(words, "--max-model-len") == "1024"
+    told = json.loads(after(words, "--hf-overrides"))
+    assert told == {"rope_theta": pytest.approx(1e4 * 3 ** (8 / 6)), "max_position_embeddings": 1024}
 
 
 def test_adapters(folder: Path, tmp_path: Path) -> None:

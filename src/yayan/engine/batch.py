@@ -18,13 +18,16 @@ PROMPT_TOKENS = 2048  # of prompts that are read in one pass
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt, the negative prompt of its guidance, what chooses its tokens and what takes them."""
+    """A prompt, the negative prompt of its guidance, what chooses its tokens and what takes them, and how many tokens
+    it may come to have.
+    """
 
     number: int
     prompt: Sequence[int]
     negative: Sequence[int]
     chooser: Chooser
     answer: Answer
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,8 @@ def answer_together(
             first = len(running) * width
             prompts = [ids for item in fresh for ids in beginnings(item, width)]
             slots = range(first, first + len(prompts))
-            for slot in slots:
-                cache.crop(slot, 0)
+            for slot, item in zip(slots, (item for item in fresh for _ in range(width)), strict=True):
+                cache.begin(slot, network.turning(item.tokens))
             begun_BV = combine(network.read(cache, slots, prompts, every=False), width, scale)
             logits_BV = begun_BV if logits_BV is None else torch.cat([logits_BV, begun_BV])
             running += [Row(item) for item in fresh]

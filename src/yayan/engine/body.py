@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from yayan.engine.cache import Step, attend_to_cache
 from yayan.engine.linear import Linear, take_linear
+from yayan.engine.turning import angles
 
 
 class Body:
@@ -29,13 +30,21 @@ class Body:
     def __call__(self, ids_N: torch.Tensor, positions_N: torch.Tensor, step: Step) -> torch.Tensor:
         """h_ND. The new tokens stand at `positions_N` of their sequences, which `step` tells apart."""
         h_ND = F.embedding(ids_N, self.embedding)
-        cos_1NE, sin_1NE = self.rotary(h_ND.new_empty(1, dtype=torch.float32), positions_N[None])
-        half = sin_1NE.shape[-1] // 2
-        signed_1NE = torch.cat([-sin_1NE[..., :half], sin_1NE[..., half:]], -1)
-        turn = cos_1NE[0][:, None], signed_1NE[0][:, None]
+        cos_NE, sin_NE = self.angles(positions_N, step)
+        half = sin_NE.shape[-1] // 2
+        signed_NE = torch.cat([-sin_NE[:, :half], sin_NE[:, half:]], -1)
+        turn = cos_NE[:, None], signed_NE[:, None]
         for layer in self.layers:
             h_ND = layer(h_ND, turn, step)
         return self.norm(h_ND)
+
+    def angles(self, positions_N: torch.Tensor, step: Step) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosine and sine [N, E], float32: by the turning of each sequence, or the model's own."""
+        turnings = [turning for part in step.parts if (turning := step.cache.turnings[part.slot])]
+        if turnings:
+            return angles(turnings, [part.count for part in step.parts], positions_N)
+        cos_1NE, sin_1NE = self.rotary(self.embedding.new_empty(1, dtype=torch.float32), positions_N[None])
+        return cos_1NE[0], sin_1NE[0]
 
 
 class Norm:

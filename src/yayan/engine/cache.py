@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedConfig
 
+from yayan.engine.turning import Turning
 from yayan.model.attention import attend
 
 ROOM = 256  # positions that a cache grows by
@@ -35,6 +36,17 @@ class Cache:
         self.keys = [empty] * config.num_hidden_layers
         self.values = [empty] * config.num_hidden_layers
         self.lengths = [0] * slots
+        self.turnings: list[Turning | None] = [None] * slots
+        """What each sequence is turned by; None: as the model says."""
+
+    @property
+    def token_bytes(self) -> int:
+        """Of the keys and values of one token of one sequence."""
+        return sum(held.shape[1] * held.shape[3] * held.element_size() for held in self.keys + self.values)
+
+    def begin(self, slot: int, turning: Turning | None) -> None:
+        """Let a new sequence begin in a slot, turned so to its end."""
+        self.lengths[slot], self.turnings[slot] = 0, turning
 
     def make_room(self, positions: int) -> None:
         """Hold at least so many positions; new room is zero, for what is masked must still be a number."""
@@ -54,6 +66,7 @@ class Cache:
     def move(self, source: int, target: int) -> None:
         """Put the sequence of one slot into another."""
         length = self.lengths[target] = self.lengths[source]
+        self.turnings[target] = self.turnings[source]
         for tensors in (self.keys, self.values):
             for held in tensors:
                 held[target, :, :length] = held[source, :, :length]

@@ -5,14 +5,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from yayan.errors import UserError
+from yayan.model.folder import Context, choose_context, context_of
 
 if TYPE_CHECKING:  # torch and llama.cpp are imported when one of them is opened
     from yayan.engine.llamacpp import LlamaCpp
     from yayan.engine.torch import TorchEngine
 
 Engine = Literal["auto", "llamacpp", "torch"]
-TORCH_ONLY = ("dtype", "quantize", "draft", "draft_length")
-LLAMACPP_ONLY = ("host", "port", "api_key", "parallel", "exact")
+TORCH_ONLY = ("dtype", "quantize", "draft_length")
+LOOKUP = "lookup"  # a draft that is no model: what followed the last time
+LLAMACPP_ONLY = ("host", "port", "api_key", "parallel", "exact", "kv_cache")
+KvCache = Literal["16bit", "8bit", "4bit"]  # numbers of keys and values
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ def choose_engine(model: Path, engine: Engine = "auto", *, guidance: bool = Fals
     if engine not in get_args(Engine):
         raise UserError(f"there is no engine {engine}", cure=f"take one of {', '.join(get_args(Engine))}")
     asked = [name for name in TORCH_ONLY if settings.get(name) is not None] + ["guidance"] * guidance
+    asked += ["look-up"] * (settings.get("draft") == LOOKUP)
     served = [name for name in LLAMACPP_ONLY if settings.get(name) is not None]
     folder = (model / "config.json").is_file()
     chosen: Literal["llamacpp", "torch"]
@@ -38,6 +42,10 @@ def choose_engine(model: Path, engine: Engine = "auto", *, guidance: bool = Fals
         chosen, why = engine, "it was asked for"
     elif asked:
         chosen, why = "torch", f"only torch has {asked[0]}"
+    elif folder and settings.get("draft"):
+        chosen, why = "torch", "its draft guesses as far as it pays, and answers stay exact"
+    elif folder and settings.get("context") == "auto":
+        chosen, why = "torch", "only torch stretches each request by what it needs"
     elif folder and not served and (reason := reason_against_gguf(model)):
         chosen, why = "torch", f"llama.cpp cannot have this folder, {reason}"
     else:
@@ -53,6 +61,20 @@ def choose_engine(model: Path, engine: Engine = "auto", *, guidance: bool = Fals
     return Choice(chosen, why)
 
 
+def positions_of(model: Path, asked: Context = None) -> int:
+    """Tokens that a request to a model folder or a GGUF file may have: as asked, else as many as it has positions; with
+    "auto" as many as a folder can be stretched to. Raises UserError if it has fewer.
+    """
+    if not model.is_file():
+        return context_of(model, asked)
+    if asked == "auto":
+        cure = "name the folder it was made from, or stretch that (yayan stretch)"
+        raise UserError("llama.cpp turns all texts as the file says", where=model, cure=cure)
+    from yayan.weights.ggml import read_header
+
+    return choose_context(read_header(model).context, asked, model)
+
+
 def refuse_base_model(template: str | None, name: str) -> None:
     """UserError for a model without a chat template: made up without a word, one would answer with nonsense."""
     if template is None:
@@ -62,7 +84,7 @@ def refuse_base_model(template: str | None, name: str) -> None:
 
 def reason_against_gguf(folder: Path) -> str | None:
     """Why a model folder cannot become a GGUF file; None if it can, or did before."""
-    from yayan.engine.llamacpp import cached_gguf
+    from yayan.engine.gguf import cached_gguf
     from yayan.weights.gguf_file import plan_file
 
     if cached_gguf(folder).exists():

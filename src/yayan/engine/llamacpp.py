@@ -8,8 +8,7 @@ import os
 import socket
 import stat
 import sys
-import tempfile
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
@@ -18,12 +17,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import xllamacpp
+from gguf import GGMLQuantizationType
 
-from yayan import __version__
-from yayan.engine.choose import refuse_base_model
+from yayan.engine.choose import KvCache, refuse_base_model
+from yayan.engine.gguf import find_gguf, stretched_once
 from yayan.engine.sampling import Sampling, llamacpp_options
 from yayan.errors import UserError, WorkError
-from yayan.lineage import cache_folder, sha256_of
+from yayan.model.folder import Context, choose_context
 from yayan.weights.ggml import Header, read_header
 from yayan.weights.gguf_vocabulary import Vocabulary, read_vocabulary
 
@@ -36,7 +36,14 @@ DRAFT_TOKENS = 3  # llama.cpp's own
 LARGEST_CONTEXT = (1 << 31) - 1  # of all conversations together
 QUIET, TALKATIVE = -1, 3  # llama.cpp's levels of logging
 F32_CACHE = 0  # ggml's number of the type
-NO_FLASH_ATTENTION = 0  # its kernel is off by up to 2e-3 in log-probabilities, even with a float32 cache
+CACHES: Mapping[KvCache, tuple[GGMLQuantizationType, float]] = {  # and bytes of a number
+    "16bit": (GGMLQuantizationType.F16, 2),
+    "8bit": (GGMLQuantizationType.Q8_0, 34 / 32),
+    "4bit": (GGMLQuantizationType.Q4_0, 18 / 32),
+}
+CACHE_BLOCK = 32  # numbers of a quantised block, which lie in one head
+# Quantised values need the kernel; it is off by up to 2e-3 in log-probabilities, even with a float32 cache.
+NO_FLASH_ATTENTION, FLASH_ATTENTION = 0, 1
 EVENT, LAST_EVENT = b"data: ", b"data: [DONE]"
 
 
@@ -52,9 +59,9 @@ class LlamaCpp:
     """A running server. `with LlamaCpp(path) as engine: engine.stream(messages)`; closing it frees port and memory.
 
     `context` tokens for each of `parallel` conversations (default: as many as the model was trained for); `port` 0
-    takes a free one; `threads` default to the physical cores; `exact` computes attention as
-    exactly as llama.cpp can; `draft`: a smaller model that proposes `draft_tokens` tokens at a time, which the model
-    itself accepts or not (arXiv:2302.01318).
+    takes a free one; `threads` default to the physical cores; `exact` computes attention as exactly as llama.cpp can;
+    `kv_cache`: bits of a number of keys and values; `draft`: a smaller model that proposes `draft_tokens` tokens at a
+    time, which the model itself accepts or not (arXiv:2302.01318).
     Raises UserError for a bad file, context, host or port, WorkError if llama.cpp cannot load the model.
     """
 
@@ -70,11 +77,12 @@ class LlamaCpp:
         parallel: int = 1,
         api_key: str | None = None,
         exact: bool = False,
+        kv_cache: KvCache = "16bit",
         draft: Path | None = None,
         draft_tokens: int = DRAFT_TOKENS,
     ) -> None:
         self.gguf, self.header = gguf, read_header(gguf)
-        self.context = choose_context(self.header, context)
+        self.context = choose_context(self.header.context, context, gguf)
         if parallel * self.context > LARGEST_CONTEXT:
             what = f"{parallel} conversations of {self.context} tokens are more than llama.cpp can count"
             raise UserError(what, where="parallel", cure="ask for fewer")
@@ -86,9 +94,15 @@ class LlamaCpp:
         settings.hostnames, settings.port = [host], port
         settings.n_parallel, settings.n_ctx = parallel, parallel * self.context
         settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = threads or -1
+        kind, size = CACHES[kv_cache]
+        settings.cache_type_k = settings.cache_type_v = F32_CACHE if exact else kind.value
+        self.cache_bytes = int(parallel * self.context * self.header.cache_width * (4 if exact else size))
+        """Of keys and values."""
         if exact:
-            settings.cache_type_k = settings.cache_type_v = F32_CACHE
             settings.flash_attn_type = NO_FLASH_ATTENTION
+        elif kv_cache != "16bit":
+            refuse_other_heads(self.header, kv_cache)
+            settings.flash_attn_type = FLASH_ATTENTION
         if draft is not None:
             refuse_other_vocabulary(gguf, draft)
             speculate(settings, draft, draft_tokens, threads)
@@ -215,6 +229,13 @@ def quiet_settings(gguf: Path) -> xllamacpp.CommonParams:
     return settings
 
 
+def refuse_other_heads(header: Header, kv_cache: KvCache) -> None:
+    """UserError unless a quantised block holds numbers of one head."""
+    if header.head_width % CACHE_BLOCK:
+        what = f"its heads have {header.head_width} numbers, which make no blocks of {CACHE_BLOCK}"
+        raise UserError(what, where=f"kv-cache {kv_cache}", cure="keep the cache in 16bit")
+
+
 def speculate(settings: xllamacpp.CommonParams, draft: Path, tokens: int, threads: int | None) -> None:
     """Let a smaller model propose."""
     kind = xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE
@@ -234,18 +255,6 @@ def refuse_other_vocabulary(gguf: Path, draft: Path) -> None:
 
 def named_tokens(vocabulary: Vocabulary) -> list[tuple[int, str]]:
     return [(i, token) for i, token in enumerate(vocabulary.tokens) if token != f"[PAD{i}]"]
-
-
-def choose_context(header: Header, wanted: int | None) -> int:
-    """Tokens of one conversation. Raises UserError for more than the model was trained for, or less than one."""
-    if wanted is None:
-        return header.context
-    if not 0 < wanted <= header.context:
-        what = f"a context of {wanted} tokens is not possible"
-        raise UserError(
-            what, where="context", cure=f"the model was trained for {header.context}, ask for less"
-        )
-    return wanted
 
 
 def refuse_busy_port(host: str, port: int) -> None:
@@ -274,47 +283,15 @@ def hang_up(port: int | None) -> None:
                             end.shutdown(socket.SHUT_RDWR)
 
 
-def open_model(model: Path, **settings: Any) -> LlamaCpp:
+def open_model(model: Path, *, context: Context = None, **settings: Any) -> LlamaCpp:
     """Open a GGUF file, a folder that holds one, or a model folder, with the settings of `LlamaCpp`.
 
-    A model folder is written as an F16 GGUF into the cache first, once for each content.
+    A model folder is written as an F16 GGUF into the cache first, once for each content; with the context "auto" it is
+    stretched to the first step beyond its trained length, for all requests alike.
     """
-    return LlamaCpp(find_gguf(model), **{"name": model.resolve().name.removesuffix(".gguf"), **settings})
-
-
-def find_gguf(model: Path) -> Path:
-    """The GGUF file that a path means. Raises UserError if there is none, or if there are several."""
-    if not model.exists():
-        cure = "name a model folder or a .gguf file"
-        raise UserError("there is no such model", where=model, cure=cure)
-    if model.is_file():
-        return model
-    if (model / "config.json").is_file():
-        return convert_once(model)
-    files = sorted(model.glob("*.gguf"))
-    if len(files) != 1:
-        found = "several GGUF files" if files else "neither config.json nor a GGUF file"
-        names = ", ".join(file.name for file in files)
-        cure = f"name one of {names}" if files else "name a model folder or a .gguf file"
-        raise UserError(f"the folder holds {found}", where=model, cure=cure)
-    return files[0]
-
-
-def cached_gguf(model: Path) -> Path:
-    """Where the F16 GGUF of a model folder lies, or will lie."""
-    folder = cache_folder() / "gguf"
-    folder.mkdir(exist_ok=True)
-    return folder / f"{sha256_of(model)}-{__version__}-F16.gguf"
-
-
-def convert_once(model: Path) -> Path:
-    """The F16 GGUF of a model folder, from the cache if its content was seen before; whole or not at all."""
-    from yayan.weights.gguf_file import write_gguf  # imports torch: 2 s that a GGUF file does not need
-
-    path = cached_gguf(model)
-    if not path.exists():
-        with tempfile.TemporaryDirectory(dir=path.parent) as work:
-            draft = Path(work) / path.name
-            write_gguf(model, draft, "F16")
-            draft.replace(path)
-    return path
+    name = model.resolve().name.removesuffix(".gguf")
+    if context == "auto":
+        gguf = stretched_once(model)
+        print(f"  context {read_header(gguf).context}: all requests are stretched alike", file=sys.stderr)
+        return LlamaCpp(gguf, **{"name": name, **settings})
+    return LlamaCpp(find_gguf(model), **{"name": name, "context": context, **settings})

@@ -12,6 +12,7 @@ from yayan.engine.body import Body
 from yayan.engine.cache import Cache, Part, Step
 from yayan.engine.distribution import guide
 from yayan.engine.linear import can_pack, take_linear
+from yayan.engine.turning import Turning, Turnings
 from yayan.errors import UserError
 from yayan.machine import STORED, device
 from yayan.model.load import Quantization, load_model, read_config
@@ -20,11 +21,19 @@ from yayan.model.load import Quantization, load_model, read_config
 class Network:
     """The model of a folder, ready to read tokens; on a CPU its matrices are packed.
 
-    `dtype` auto is that of the file, but float32 where the machine has no arithmetic for it. Raises UserError for a
-    folder that is no such model, or for an unknown dtype.
+    `dtype` auto is that of the file, but float32 where the machine has no arithmetic for it; `stretching`: each request
+    is turned by what its length needs (`model/longer`). Raises UserError for a folder that is no such model, or for an
+    unknown dtype.
     """
 
-    def __init__(self, folder: Path, dtype: str = "auto", quantization: Quantization | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        dtype: str = "auto",
+        quantization: Quantization | None = None,
+        *,
+        stretching: bool = False,
+    ) -> None:
         config = read_config(folder)
         self.device = device()
         self.dtype = choose_dtype(dtype, str(config.get("dtype") or config.get("torch_dtype")), self.device)
@@ -33,10 +42,16 @@ class Network:
         with torch.inference_mode():
             self.body, self.head = Body(model), take_linear(model, "lm_head")
         self.rows: int = self.config.vocab_size
-        self.positions: int = self.config.max_position_embeddings
+        self.turnings = Turnings(config, self.device) if stretching else None
+        own: int = self.config.max_position_embeddings
+        self.positions = self.turnings.longest if self.turnings else own
 
     def cache(self, slots: int) -> Cache:
         return Cache(self.config, slots, self.dtype, self.device)
+
+    def turning(self, tokens: int) -> Turning | None:
+        """What a request is turned by that will have so many tokens, prompt and answer together."""
+        return self.turnings.of(tokens) if self.turnings else None
 
     @torch.inference_mode()
     def read(
@@ -67,16 +82,24 @@ class Network:
 class Branches:
     """One sequence of a network, and with guidance a second one that begins with the negative prompt.
 
-    Both go through the network in one pass. `ids` are those read so far, the negative prompt apart.
+    Both go through the network in one pass. `ids` are those read so far, the negative prompt apart. `tokens`: how many
+    the longer branch may come to have, for a network that stretches; it has no use for it otherwise.
     """
 
     def __init__(
-        self, network: Network, prompt: Sequence[int], negative: Sequence[int] = (), scale: float = 1.0
+        self,
+        network: Network,
+        prompt: Sequence[int],
+        negative: Sequence[int] = (),
+        scale: float = 1.0,
+        tokens: int = 0,
     ) -> None:
         self.network, self.scale = network, scale
         self.slots = [0, 1] if scale != 1 else [0]
         self.ids = list(prompt)
         self.cache = network.cache(len(self.slots))
+        for slot in self.slots:
+            self.cache.begin(slot, network.turning(tokens))
         beginnings = [prompt, negative or prompt[-1:]][: len(self.slots)]
         self.logits_V = self._combine(network.read(self.cache, self.slots, beginnings, every=False))[0]
         """What follows the prompt."""

@@ -10,14 +10,14 @@ import torch
 
 from yayan.engine.answers import Answer, Piece, pieces
 from yayan.engine.batch import Finished, Question, answer_together
-from yayan.engine.choose import refuse_base_model
+from yayan.engine.choose import LOOKUP, refuse_base_model
 from yayan.engine.distribution import Chooser
 from yayan.engine.lengths import DraftLengths
 from yayan.engine.network import Branches, Network
 from yayan.engine.sampling import Sampling
 from yayan.engine.speculative import Draft, LookupDraft, ModelDraft, decode_plainly, decode_speculatively
 from yayan.errors import UserError
-from yayan.model.folder import GENERATION_FILE, context_of, read_json
+from yayan.model.folder import GENERATION_FILE, Context, choose_context, context_of, read_json
 from yayan.model.load import Quantization
 from yayan.progress import Progress
 from yayan.template import Messages, encode_prompt
@@ -25,7 +25,6 @@ from yayan.tokenizer import load_tokenizer
 
 Quantize = Literal["8bit", "4bit"]
 KINDS: dict[Quantize, Quantization] = {"8bit": "int8", "4bit": "nf4"}
-LOOKUP = "lookup"
 ROWS = 32
 
 
@@ -33,9 +32,10 @@ class TorchEngine:
     """A model folder that answers. `with TorchEngine(folder) as engine: engine.stream(messages)`.
 
     `dtype`: auto (the file's), float32, bfloat16 or float16; `context`: tokens of prompt and answer together (default:
-    all positions of the model); `threads`: of torch, in the whole process; `quantize`: matrices in 8 or 4 bits by
-    bitsandbytes; `draft`: a small model folder with the same tokenizer, or "lookup", that guesses ahead
-    (speculation); `draft_length`: always so many guesses (default: what pays). Raises UserError for what cannot be.
+    all positions of the model; "auto": up to eight times as many, each request stretched by what it needs);
+    `threads`: of torch, in the whole process; `quantize`: matrices in 8 or 4 bits by bitsandbytes; `draft`: a small
+    model folder with the same tokenizer, or "lookup", that guesses ahead (speculation); `draft_length`: always so many
+    guesses (default: what pays). Raises UserError for what cannot be.
     """
 
     def __init__(
@@ -44,12 +44,13 @@ class TorchEngine:
         *,
         name: str | None = None,
         dtype: str = "auto",
-        context: int | None = None,
+        context: Context = None,
         threads: int | None = None,
         quantize: Quantize | None = None,
         draft: Path | Literal["lookup"] | None = None,
         draft_length: int | None = None,
     ) -> None:
+        stretching = context == "auto"
         self.context = context_of(folder, context)
         check_settings(threads, quantize, draft_length)
         self.name = name or folder.resolve().name
@@ -58,13 +59,16 @@ class TorchEngine:
         self.ends = end_tokens(folder, self.tokenizer.eos_id)
         if threads:
             torch.set_num_threads(threads)
-        self.network = Network(folder, dtype, KINDS[quantize] if quantize else None)
+        kind = KINDS[quantize] if quantize else None
+        self.network = Network(folder, dtype, kind, stretching=stretching)
         self.draft: Network | str | None = None
         if draft == LOOKUP:
             self.draft = LOOKUP
         elif draft is not None:
-            self.draft = open_draft(Path(draft), self, dtype)
+            self.draft = open_draft(Path(draft), self, dtype, stretching=stretching)
         self.lengths = DraftLengths(draft_length)
+        self.cache_bytes = self.network.cache(1).token_bytes * self.context
+        """Of keys and values of an answer that fills the context; the room grows as it is needed."""
 
     def close(self) -> None:
         """Let go of the memory."""
@@ -123,9 +127,10 @@ class TorchEngine:
         self, prompt: list[int], sampling: Sampling, negative: list[int], limit: int
     ) -> Generator[Piece]:
         chooser = Chooser(sampling, prompt, self.network.device)
-        branches = Branches(self.network, prompt, negative, sampling.guidance_scale)
+        tokens = max(len(prompt), len(negative)) + limit
+        branches = Branches(self.network, prompt, negative, sampling.guidance_scale, tokens)
         answer = Answer(self.tokenizer, self.ends, sampling, limit)
-        draft = self._draft(chooser, sampling, prompt, negative)
+        draft = self._draft(chooser, sampling, prompt, negative, tokens)
         if draft is None:
             choices = decode_plainly(branches, chooser, limit)
         else:
@@ -133,7 +138,7 @@ class TorchEngine:
         yield from pieces(choices, answer)
 
     def _draft(
-        self, chooser: Chooser, sampling: Sampling, prompt: list[int], negative: list[int]
+        self, chooser: Chooser, sampling: Sampling, prompt: list[int], negative: list[int], tokens: int
     ) -> Draft | None:
         """What guesses ahead in this answer.
 
@@ -143,7 +148,8 @@ class TorchEngine:
         if sampling.seed is not None and not sampling.greedy and self.lengths.fixed is None:
             return None
         if isinstance(self.draft, Network):
-            return ModelDraft(Branches(self.draft, prompt, negative, sampling.guidance_scale), chooser)
+            branches = Branches(self.draft, prompt, negative, sampling.guidance_scale, tokens)
+            return ModelDraft(branches, chooser)
         return LookupDraft() if self.draft else None
 
     def generate_many(
@@ -165,9 +171,11 @@ class TorchEngine:
         questions = []
         for number, prompt in enumerate(prompts):
             negative = negatives[number] if negatives else text
-            answer = Answer(self.tokenizer, self.ends, sampling, self.check(prompt, sampling, negative))
+            limit = self.check(prompt, sampling, negative)
+            answer = Answer(self.tokenizer, self.ends, sampling, limit)
             chooser = Chooser(sampling, prompt, self.network.device)
-            questions.append(Question(number, list(prompt), list(negative), chooser, answer))
+            tokens = max(len(prompt), len(negative)) + limit
+            questions.append(Question(number, list(prompt), list(negative), chooser, answer, tokens))
         return self._generate_many(questions, rows, sampling.guidance_scale)
 
     def _generate_many(
@@ -217,13 +225,15 @@ def end_tokens(folder: Path, eos: int) -> frozenset[int]:
     return frozenset([eos, *(token for token in listed if isinstance(token, int))])
 
 
-def open_draft(folder: Path, engine: TorchEngine, dtype: str) -> Network:
-    """A model that guesses for another one. Raises UserError if they do not have the same tokens."""
+def open_draft(folder: Path, engine: TorchEngine, dtype: str, *, stretching: bool) -> Network:
+    """A model that guesses for another one. Raises UserError if they do not have the same tokens, or the draft fewer
+    positions.
+    """
     if load_tokenizer(folder).sha256 != engine.tokenizer.sha256:
         cure = "take a smaller model with the same tokenizer, or lookup"
         raise UserError("the draft has another tokenizer than the model", where=folder, cure=cure)
-    context_of(folder, engine.context)
-    draft = Network(folder, dtype)
+    choose_context(context_of(folder, "auto" if stretching else None), engine.context, folder)
+    draft = Network(folder, dtype, stretching=stretching)
     if draft.rows != engine.network.rows:
         what = f"the draft has {draft.rows} rows, the model {engine.network.rows}"
         raise UserError(what, where=folder, cure="pad both to the same number when they are grown")

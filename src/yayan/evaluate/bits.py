@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from yayan.corpus.read import documents
+from yayan.engine.choose import positions_of
 from yayan.errors import UserError
 from yayan.evaluate import positions
 from yayan.evaluate.intervals import bootstrap_ratio
-from yayan.evaluate.readers import Reader, open_reader, positions_of
+from yayan.evaluate.readers import Reader, open_reader
 from yayan.evaluate.results import Protocol, write_results
 from yayan.evaluate.scorer import refuse_nonsense
+from yayan.model.folder import Context
 from yayan.model.score import bits_per_byte, windows_of
 from yayan.pictures import standalone
 from yayan.progress import Progress
@@ -35,8 +37,9 @@ class EvalBits(Stage):
     """Model folder, or GGUF file."""
     text: dict[str, InputPath]
     """Held-out documents by name: --text.zh FILE --text.en FILE (txt or jsonl, compressed or not, or folders)."""
-    context: int | None = None
-    """Positions of one window; all that the model has by default."""
+    context: Context = None
+    """Positions of one window; all that the model has by default; auto: up to 8 times as many, each window stretched by
+    what it needs (a model folder)."""
     overlap: int | None = None
     """Positions of a window that the one before has scored already; half of it by default."""
     by_position: int | None = None
@@ -55,7 +58,7 @@ class EvalBits(Stage):
 
     def run(self, work: Path) -> dict[str, object]:
         texts = {name: read_texts(path, self.limit) for name, path in self.text.items()}
-        reader, context = open_reader(self.model), positions_of(self.model, self.context)
+        reader, context = open_reader(self.model, self.context), positions_of(self.model, self.context)
         stride = stride_of(context, self.overlap)
         table: dict[str, dict] = {}
         items: dict[str, list[Item]] = {}
@@ -73,7 +76,7 @@ class EvalBits(Stage):
             svg = positions.picture({name: row["by_position"] for name, row in table.items()})
             (work / positions.PICTURE_NAME).write_text(standalone(svg), encoding="utf-8")
         settings: dict[str, object] = {"context": context, "overlap": context - stride}
-        settings |= {"limit_bytes": self.limit, "engine": reader.engine}
+        settings |= {"stretching": self.context == "auto", "limit_bytes": self.limit, "engine": reader.engine}
         full = {name: row | {"items": items[name]} for name, row in table.items()}
         write_results(work, PROTOCOL, self.model, settings | {"texts": full})
         return settings | {"texts": table}

@@ -1,4 +1,4 @@
-"""Greedy answers to many prompts by llama.cpp, each written down at once: an interrupted evaluation goes on."""
+"""Greedy answers to many prompts, each written down at once: an interrupted evaluation goes on."""
 
 import json
 import os
@@ -9,12 +9,9 @@ from itertools import islice
 from pathlib import Path
 from typing import IO
 
-from yayan.engine.llamacpp import LlamaCpp, find_gguf
-from yayan.evaluate.samples import template_of
-from yayan.model.folder import read_config
+from yayan.evaluate.answerers import Answerer
 from yayan.partial import whole_lines
 from yayan.progress import Progress
-from yayan.weights.ggml import read_header
 
 JOURNAL_NAME = ".answers.jsonl"
 AHEAD = 2  # prompts for each slot that are made and waiting, so that none stands idle
@@ -42,23 +39,6 @@ class Answer:
     truncated: bool
     tokens: int
     complete: bool
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What is known of a model before it is opened: how many tokens it sees at once, and whether it chats."""
-
-    context: int
-    chat: bool
-
-
-def look_at(model: Path) -> Asked:
-    """Raises UserError if there is no model folder and no GGUF file."""
-    if (model / "config.json").is_file():
-        context = int(read_config(model)["max_position_embeddings"])
-    else:
-        context = read_header(find_gguf(model)).context
-    return Asked(context, template_of(model) is not None)
 
 
 class Journal:
@@ -92,7 +72,7 @@ class Journal:
 
 
 def answer_all(
-    engine: LlamaCpp, journal: Journal, questions: Iterable[Question], slots: int, bar: Progress
+    engine: Answerer, journal: Journal, questions: Iterable[Question], slots: int, bar: Progress
 ) -> None:
     """Ask what `journal` does not hold yet, `slots` at a time; `questions` are made when they are needed.
 
@@ -115,15 +95,14 @@ def answer_all(
             raise
 
 
-def ask(engine: LlamaCpp, question: Question) -> Answer:
+def ask(engine: Answerer, question: Question) -> Answer:
     """One greedy answer to a prompt that is taken as it is."""
-    body = {"prompt": question.ids, "n_predict": question.new_tokens, "temperature": 0, "cache_prompt": False}
-    reply = engine.ask("/completion", body)
+    said = engine.answer(question.ids, question.new_tokens)
     return Answer(
         key=question.key,
-        text=reply["content"],
+        text=said.text,
         prompt_tokens=len(question.ids),
         truncated=question.truncated,
-        tokens=reply["tokens_predicted"],
-        complete=reply["stop_type"] == "eos",
+        tokens=said.tokens,
+        complete=said.complete,
     )

@@ -1,9 +1,9 @@
-"""Long prompts for a model that may be a GGUF file alone: llama.cpp's own ids, a chat template where it is due, a cut
+"""Long prompts for a model that may be a GGUF file alone: its engine's own ids, a chat template where it is due, a cut
 out of the middle of what is too long."""
 
 from functools import cached_property
 
-from yayan.engine.llamacpp import LlamaCpp
+from yayan.evaluate.answerers import Answerer
 
 LEAST_KEPT = 2  # tokens: one of each half
 
@@ -11,15 +11,14 @@ LEAST_KEPT = 2  # tokens: one of each half
 class PromptMaker:
     """Texts to the ids that an open model sees. With `chat` a text is the first message of a chat."""
 
-    def __init__(self, engine: LlamaCpp) -> None:
+    def __init__(self, engine: Answerer) -> None:
         self.engine = engine
 
     def ids(self, text: str, *, chat: bool) -> list[int]:
         """A plain text stands behind BOS where the model wants one, and what looks like a special token is text."""
         if chat:
             return self.engine.prompt_ids([{"role": "user", "content": text}])
-        body = {"content": text, "add_special": True, "parse_special": False}
-        return self.engine.ask("/tokenize", body)["tokens"]
+        return self.engine.text_ids(text)
 
     @cached_property
     def template_tokens(self) -> int:
@@ -30,16 +29,13 @@ class PromptMaker:
     def _begins(self) -> tuple[int, bool]:
         """How many special tokens stand before a text, and whether a space does that is not in it."""
         special = len(self.ids("", chat=False))
-        return special, self._text(self.ids("a", chat=False)[special:]) == " a"
-
-    def _text(self, ids: list[int]) -> str:
-        return self.engine.ask("/detokenize", {"tokens": ids})["content"]
+        return special, self.engine.text_of(self.ids("a", chat=False)[special:]) == " a"
 
     def cut(self, text: str, kept: int) -> str:
         """The first and the last `kept // 2` tokens of a text (special ones counted), each half as text again."""
         special, space = self._begins
         ids, half = self.ids(text, chat=False), kept // 2
-        parts = [self._text(part) for part in (ids[:half][special:], ids[len(ids) - half :])]
+        parts = [self.engine.text_of(part) for part in (ids[:half][special:], ids[len(ids) - half :])]
         return "".join(part.removeprefix(" ") if space else part for part in parts)
 
     def fit(self, text: str, *, chat: bool, room: int, length: int | None) -> tuple[list[int], bool]:

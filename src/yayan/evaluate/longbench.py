@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from yayan.engine.llamacpp import open_model
 from yayan.errors import UserError, refuse_less_than_one
+from yayan.evaluate.answerers import Asked, look_at, open_answerer
 from yayan.evaluate.cuts import show
-from yayan.evaluate.greedy import Answer, Asked, Journal, Question, answer_all, look_at
+from yayan.evaluate.greedy import Answer, Journal, Question, answer_all
 from yayan.evaluate.intervals import bootstrap_ratio
 from yayan.evaluate.long_prompts import LEAST_KEPT, PromptMaker
 from yayan.evaluate.long_sections import longbench_tables
@@ -15,6 +15,7 @@ from yayan.evaluate.longbench_items import Item, find_tasks, read_items
 from yayan.evaluate.longbench_metrics import LIBRARIES, METRICS, library
 from yayan.evaluate.longbench_tasks import COLUMNS, LANGUAGES, TASKS, Task
 from yayan.evaluate.results import Protocol, write_results
+from yayan.model.folder import Context
 from yayan.progress import Progress
 from yayan.stage import InputPath, Stage
 
@@ -40,16 +41,19 @@ class EvalLongbench(Stage):
     """Tokens of a prompt that are kept, template not counted; as many as the context has room for by default."""
     limit: int | None = None
     """Items of each task, from its beginning; all by default."""
+    context: Context = None
+    """Tokens of prompt and answer together: all positions of the model by default; auto: up to 8 times as many, each
+    request stretched by what it needs (a model folder, which torch then answers)."""
     slots: int = 1
     """Answers at once. With more than one, near-ties may fall otherwise, and memory grows by a context for each."""
     threads: int | None = None
-    """Threads of llama.cpp; all physical cores by default."""
+    """Threads of the computation; all physical cores by default."""
 
     def check(self) -> None:
         refuse_less_than_one(limit=self.limit, slots=self.slots, threads=self.threads)
         for name in LIBRARIES:
             library(name)
-        asked = look_at(self.model)
+        asked = look_at(self.model, self.context)
         for name, path in find_tasks(self.data, self.tasks).items():
             refuse_no_room(self.model, asked, TASKS[name], self.length)
             read_items(path, TASKS[name], self.limit)
@@ -57,10 +61,10 @@ class EvalLongbench(Stage):
     def run(self, work: Path) -> dict[str, object]:
         paths = find_tasks(self.data, self.tasks)
         data = {TASKS[name]: read_items(path, TASKS[name], self.limit) for name, path in paths.items()}
-        asked = look_at(self.model)
+        asked = look_at(self.model, self.context)
         with Journal(work) as journal:
             with (
-                open_model(self.model, threads=self.threads, parallel=self.slots) as engine,
+                open_answerer(self.model, self.context, threads=self.threads, slots=self.slots) as engine,
                 Progress("eval longbench", total=sum(map(len, data.values())), unit="items") as bar,
             ):
                 bar.resume(len(journal.answers))

@@ -7,15 +7,16 @@ from itertools import product
 from pathlib import Path
 from typing import Literal
 
-from yayan.engine.llamacpp import open_model
 from yayan.errors import UserError, refuse_less_than_one
+from yayan.evaluate.answerers import look_at, open_answerer
 from yayan.evaluate.cuts import show
-from yayan.evaluate.greedy import Answer, Journal, Question, answer_all, look_at
+from yayan.evaluate.greedy import Answer, Journal, Question, answer_all
 from yayan.evaluate.haystack import FACTS, Fact, Haystack, make_fact, read_haystack
 from yayan.evaluate.intervals import wilson
 from yayan.evaluate.long_prompts import PromptMaker
 from yayan.evaluate.long_sections import needle_picture, needle_table
 from yayan.evaluate.results import Protocol, write_results
+from yayan.model.folder import Context
 from yayan.pictures import standalone
 from yayan.progress import Progress
 from yayan.stage import InputPath, Stage
@@ -46,10 +47,13 @@ class EvalNeedle(Stage):
     """Where the fact stands: percent of the text before it."""
     facts: int = 3
     """Facts planted at each place, one a prompt."""
+    context: Context = None
+    """Tokens of prompt and answer together: all positions of the model by default; auto: up to 8 times as many, each
+    request stretched by what it needs (a model folder, which torch then answers)."""
     slots: int = 1
     """Answers at once. With more than one, near-ties may fall otherwise, and memory grows by a context for each."""
     threads: int | None = None
-    """Threads of llama.cpp; all physical cores by default."""
+    """Threads of the computation; all physical cores by default."""
 
     def check(self) -> None:
         refuse_less_than_one(slots=self.slots, threads=self.threads)
@@ -57,17 +61,17 @@ class EvalNeedle(Stage):
             raise UserError(f"{self.facts} facts", where="facts", cure=f"give 1 to {MOST_FACTS}")
         if not self.depths or not all(0 <= depth <= 100 for depth in self.depths):
             raise UserError(f"depths are {self.depths}", where="depths", cure="give percents from 0 to 100")
-        choose_lengths(self.lengths, look_at(self.model).context)
+        choose_lengths(self.lengths, look_at(self.model, self.context).context)
         read_haystack(self.text, 1)
 
     def run(self, work: Path) -> dict[str, object]:
-        asked = look_at(self.model)
+        asked = look_at(self.model, self.context)
         lengths, depths = choose_lengths(self.lengths, asked.context), sorted(set(self.depths))
         haystack = read_haystack(self.text, lengths[-1])
         plan = plan_of(lengths, depths, self.facts, self.language, haystack)
         with Journal(work) as journal:
             with (
-                open_model(self.model, threads=self.threads, parallel=self.slots) as engine,
+                open_answerer(self.model, self.context, threads=self.threads, slots=self.slots) as engine,
                 Progress("eval needle", total=len(plan), unit="prompts") as bar,
             ):
                 bar.resume(len(journal.answers))

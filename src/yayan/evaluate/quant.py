@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from yayan.engine.choose import positions_of
 from yayan.engine.llama_c import all_threads
 from yayan.errors import UserError, refuse_less_than_one
 from yayan.evaluate.bench import ANSWER_TOKENS, IN_TORCH, REFERENCE, Bench, Kind, encode
@@ -15,7 +16,6 @@ from yayan.evaluate.cuts import show
 from yayan.evaluate.letter_scores import letter_prompts
 from yayan.evaluate.page import Table, markdown_table
 from yayan.evaluate.questions import read_subjects
-from yayan.evaluate.readers import positions_of
 from yayan.evaluate.results import Protocol, write_results
 from yayan.evaluate.timing import warn_if_busy
 from yayan.evaluate.words import megabytes, percent, two

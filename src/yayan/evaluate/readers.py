@@ -3,6 +3,7 @@
 Both read the same windows (`model/score`), so that their figures can be compared. Shapes: N targets, V rows of the end.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -16,10 +17,10 @@ from yayan.engine.llama_c import Network
 from yayan.errors import UserError
 from yayan.evaluate.encoders import open_tokenizer, spelled_token
 from yayan.evaluate.scorer import open_network
-from yayan.model.folder import choose_context, context_of
+from yayan.model.folder import Context, read_config
 from yayan.model.load import Quantization
+from yayan.model.longer import choose_stretch, rope_applied
 from yayan.model.score import Window, body_and_head, score_windows, window_logits
-from yayan.weights.ggml import read_header
 from yayan.weights.gguf_ids import ids_of, opened_vocabulary
 from yayan.weights.gguf_vocabulary import read_vocabulary
 
@@ -48,12 +49,18 @@ class Reader(Protocol):
 
 
 class FolderReader:
-    """A model folder in float32, or, its weights quantised by bitsandbytes, in bfloat16."""
+    """A model folder in float32, or, its weights quantised by bitsandbytes, in bfloat16.
 
-    def __init__(self, model: Path, quantization: Quantization | None = None) -> None:
-        self.model = model
+    `stretching`: each window is turned by what its length needs (`model/longer`).
+    """
+
+    def __init__(
+        self, model: Path, quantization: Quantization | None = None, *, stretching: bool = False
+    ) -> None:
+        self.model, self.stretching = model, stretching
         dtype = torch.bfloat16 if quantization else torch.float32
         self.tokenizer, network = open_network(model, dtype, quantization)
+        self.network = network
         self.body, self.head = body_and_head(network)
         self.engine = QUANTISED_TORCH if quantization else TORCH
         self.bytes = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
@@ -66,10 +73,25 @@ class FolderReader:
         return [len(token.data) if token else 0 for token in open_tokenizer(self.model).tokens]
 
     def score(self, windows: list[Window]) -> Iterator[tuple[Window, torch.Tensor]]:
-        return score_windows(self.body, self.head, windows)
+        for alike in self.by_turning(windows):
+            yield from score_windows(self.body, self.head, alike)
 
     def logits(self, windows: list[Window]) -> Iterator[tuple[Window, int, torch.Tensor]]:
-        return window_logits(self.body, self.head, windows)
+        for alike in self.by_turning(windows):
+            yield from window_logits(self.body, self.head, alike)
+
+    def by_turning(self, windows: list[Window]) -> Iterator[list[Window]]:
+        """Windows of one step together, the model turned so while they are read."""
+        if not self.stretching:
+            yield windows
+            return
+        config = read_config(self.model)
+        by_step: dict[int, list[Window]] = defaultdict(list)
+        for window in windows:
+            by_step[choose_stretch(config, len(window.ids)).times].append(window)
+        for alike in by_step.values():
+            with rope_applied(self.network, choose_stretch(config, len(alike[0].ids)).rope):
+                yield alike
 
 
 class GgufReader:
@@ -133,16 +155,9 @@ def nats_of(logits_NV: torch.Tensor, targets: list[int]) -> torch.Tensor:
     return F.cross_entropy(logits_NV, torch.tensor(targets), reduction="none").double()
 
 
-def open_reader(model: Path) -> Reader:
+def open_reader(model: Path, context: Context = None) -> Reader:
     """The reader of a model folder or of a GGUF file."""
-    return GgufReader(model) if model.is_file() else FolderReader(model)
-
-
-def positions_of(model: Path, asked: int | None) -> int:
-    """Positions to use of a folder or a GGUF file: what was asked for, else all. Raises UserError if it has fewer."""
-    if not model.is_file():
-        return context_of(model, asked)
-    return choose_context(read_header(model).context, asked, model)
+    return GgufReader(model) if model.is_file() else FolderReader(model, stretching=context == "auto")
 
 
 def unknown_id(fast: FastTokenizer) -> int:

@@ -4,7 +4,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from yayan.engine.llamacpp import LlamaCpp, find_gguf, open_model
+from yayan.engine.gguf import find_gguf
+from yayan.engine.llamacpp import LlamaCpp, open_model
 from yayan.errors import UserError
 from yayan.evaluate.results import Protocol, write_results
 from yayan.progress import Progress

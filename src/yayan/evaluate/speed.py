@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from yayan.corpus.read import documents
+from yayan.engine.choose import positions_of
+from yayan.engine.gguf import find_gguf
 from yayan.engine.llama_c import all_threads
-from yayan.engine.llamacpp import DRAFT_TOKENS, LlamaCpp, find_gguf, refuse_other_vocabulary
+from yayan.engine.llamacpp import DRAFT_TOKENS, LlamaCpp, refuse_other_vocabulary
 from yayan.errors import UserError, refuse_less_than_one
 from yayan.evaluate.cuts import show
 from yayan.evaluate.page import Table
-from yayan.evaluate.readers import open_reader, positions_of
+from yayan.evaluate.readers import open_reader
 from yayan.evaluate.results import Protocol, write_results
 from yayan.evaluate.timing import Engine, Question, lengthen, measure, warn_if_busy
 from yayan.evaluate.words import megabytes, percent, two

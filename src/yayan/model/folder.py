@@ -4,10 +4,15 @@ import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 from yayan import lineage
 from yayan.errors import UserError
 
+Context = (
+    int | Literal["auto"] | None
+)  # tokens of a request: so many, what its length needs, or all positions
+STEPS = (1, 2, 4, 8)  # times the trained length; nothing was ever seen to work beyond without training
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 SIZES = (
     "vocab_size",
@@ -83,9 +88,12 @@ def refuse_bad_sizes(config: dict, where: Path) -> None:
         raise UserError(f"hidden_size {width} is no multiple of {heads} heads", where=where, cure=cure)
 
 
-def context_of(model: Path, asked: int | None = None) -> int:
-    """Positions to use: what was asked for, else all that the model has; UserError if it has fewer."""
-    return choose_context(int(read_config(model)["max_position_embeddings"]), asked, model)
+def context_of(model: Path, asked: Context = None) -> int:
+    """Tokens that a request may have, prompt and answer together: as asked, else as many as the model has positions;
+    with "auto" as many as the last step of stretching has. UserError if the model has fewer.
+    """
+    own = int(read_config(model)["max_position_embeddings"])
+    return STEPS[-1] * own if asked == "auto" else choose_context(own, asked, model)
 
 
 def choose_context(own: int, asked: int | None, where: Path) -> int:

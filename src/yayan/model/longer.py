@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from yayan.errors import UserError
+from yayan.model.folder import STEPS
 from yayan.model.rope import Rope, adaptive_alpha, dynamic_alpha, frequencies, head_width, ntk_theta, rope_of
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ TYPES: Mapping[Method, str] = {
 }
 # Within the trained length, as Llama 3.1 has them
 LLAMA3_TURNS = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
-STEPS = (1, 2, 4, 8)  # times the trained length; nothing was ever seen to work beyond without training
 
 
 def positions_of(config: Config) -> int:
@@ -131,6 +131,12 @@ def choose_stretch(config: Config, tokens: int) -> Step:
         alpha = dynamic_alpha(rope["factor"], positions, trained)
     theta = ntk_theta(rope["rope_theta"], head_width(config), alpha)
     return Step(times, positions, plain_within(rope) | {"rope_theta": theta})
+
+
+def first_stretch(config: Config) -> dict[str, Any]:
+    """The configuration of the first step beyond the trained length, for an engine that turns all requests alike."""
+    step = choose_stretch(config, positions_of(config) + 1)
+    return with_rope(config, step.rope, step.positions)
 
 
 def plain_within(rope: Rope) -> Rope:

@@ -55,7 +55,7 @@ class Conversation:
         signal.signal(
             signal.SIGTERM, signal.SIG_DFL
         )  # the command line makes it a Ctrl-C, which does not leave here
-        print(f"{self.speaker.name}: {GREETING}")
+        print(f"{self.speaker.name}: {self.speaker.memory}\n{GREETING}")
         while True:
             try:
                 text = read_turn()

@@ -29,6 +29,7 @@ class Backend(Protocol):
 
     name: str
     context: int
+    cache_bytes: int  # of keys and values at most; 0: not known
     chats: bool  # False: a base model
 
     async def answer(self, job: Job) -> dict[str, Any]: ...
@@ -37,3 +38,9 @@ class Backend(Protocol):
     async def metrics(self) -> str: ...
     async def tokens(self) -> dict[str, int]: ...
     async def close(self) -> None: ...
+
+
+def told_memory(context: int, cache_bytes: int) -> str:
+    """What keys and values take, in words."""
+    size = f"; keys and values take up to {cache_bytes / 1e6:,.0f} MB altogether" if cache_bytes else ""
+    return f"a context of {context:,} tokens{size}"

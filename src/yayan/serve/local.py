@@ -19,7 +19,8 @@ class Local:
     """Answers of a model in this process."""
 
     def __init__(self, engine: TorchEngine) -> None:
-        self.engine, self.name, self.context = engine, engine.name, engine.context
+        self.engine, self.name = engine, engine.name
+        self.context, self.cache_bytes = engine.context, engine.cache_bytes
         self.chats = engine.tokenizer.template is not None
         self.thread = ThreadPoolExecutor(1)  # what torch does, one thing after the other
         self.counts = {"prompt": 0, "generated": 0}

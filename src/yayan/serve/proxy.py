@@ -22,7 +22,8 @@ class Proxy:
     """Answers of a running llama.cpp. `key`: the one that it asks for."""
 
     def __init__(self, engine: LlamaCpp, key: str, embedder: Embedder) -> None:
-        self.name, self.context, self.chats = engine.name, engine.context, engine.header.template is not None
+        self.name, self.chats = engine.name, engine.header.template is not None
+        self.context, self.cache_bytes = engine.context, engine.cache_bytes
         self.embedder = embedder
         self.client = httpx2.AsyncClient(
             base_url=engine.url,

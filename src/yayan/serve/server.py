@@ -16,14 +16,16 @@ from typing import Literal
 
 import uvicorn
 
-from yayan.engine.choose import Engine, choose_engine
-from yayan.engine.llamacpp import LOCAL_HOST, open_model, refuse_busy_port
+from yayan.engine.choose import Engine, KvCache, choose_engine
+from yayan.engine.draft_trial import open_llamacpp
+from yayan.engine.llamacpp import LOCAL_HOST, refuse_busy_port
 from yayan.engine.sampling import Sampling
 from yayan.errors import UserError, refuse_flags_below
+from yayan.model.folder import Context
 from yayan.serve.door import Door
 from yayan.serve.embeddings import Embedder
 from yayan.serve.front import make_front
-from yayan.serve.jobs import Backend
+from yayan.serve.jobs import Backend, told_memory
 from yayan.serve.proxy import Proxy
 from yayan.serve.vllm import launch, vllm_command
 from yayan.stage import Command
@@ -49,14 +51,18 @@ class Serve(Command):
     """Answers at the same time (llamacpp and vllm); each has the whole context."""
     queue: int = 64
     """Requests that may wait; more are sent away with status 429."""
-    context: int | None = None
-    """Tokens of one conversation (default: what the model was trained for)."""
+    context: Context = None
+    """Tokens of prompt and answer together (default: what the model was trained for); auto: up to 8 times as many, each
+    request stretched by what it needs (torch), or twice as many, all stretched alike (llamacpp, vllm)."""
+    kv_cache: KvCache | None = None
+    """Bits of a number of keys and values (llamacpp: 16bit, 8bit or 4bit; vllm: 16bit or 8bit; torch keeps those it
+    computes)."""
     threads: int | None = None
     """Threads of the computation (default: the physical cores)."""
     adapter: dict[str, Path] = field(default_factory=dict)
     """LoRA adapters that clients ask for by name (vllm): --adapter.NAME FOLDER."""
     draft: Path | None = None
-    """A smaller model of the same tokenizer that guesses tokens (torch and vllm); the answers stay the same."""
+    """A smaller model of the same tokenizer that guesses tokens; llamacpp tries for two seconds whether it gains."""
     grace_seconds: int = 30
     """Time that answers under way have to end when the server is told to stop."""
 
@@ -66,7 +72,9 @@ class Serve(Command):
         if self.engine == "vllm":
             launch(self.vllm_words(), keys)
         refuse_busy_port(self.host, self.port)
-        choice = choose_engine(self.model, self.engine, draft=self.draft)
+        choice = choose_engine(
+            self.model, self.engine, draft=self.draft, context=self.context, kv_cache=self.kv_cache
+        )
         engine = choice.engine
         if not self.json:
             print(f"engine {engine}: {choice.why}", file=sys.stderr, flush=True)
@@ -82,7 +90,8 @@ class Serve(Command):
     def vllm_words(self) -> list[str]:
         """The command line that serves the model as asked by vLLM."""
         name, place = self.model.resolve().name, {"host": self.host, "port": self.port}
-        more = {"context": self.context, "adapters": self.adapter, "draft": self.draft}
+        more: dict[str, object] = {"context": self.context, "kv_cache": self.kv_cache}
+        more |= {"adapters": self.adapter, "draft": self.draft}
         return vllm_command(self.model, name=name, **place, parallel=self.parallel, **more)  # type: ignore[arg-type]
 
     def check(self) -> None:
@@ -103,6 +112,7 @@ class Serve(Command):
         if self.json:
             print(json.dumps({"url": url, "model": backend.name}), flush=True)
             return
+        print(told_memory(backend.context, backend.cache_bytes), file=sys.stderr)
         print(announcement(backend, url, with_key=with_key), flush=True)
         if not with_key and not ip_address(listener.getsockname()[0]).is_loopback:
             print("anyone who reaches this address can use the model: give --api-key", file=sys.stderr)
@@ -120,8 +130,9 @@ def opened(options: Serve, engine: str) -> Iterator[Backend]:
             yield Local(here)
         return
     key = secrets.token_urlsafe()
-    given = {"parallel": options.parallel, "context": options.context, "threads": options.threads}
-    with open_model(options.model, api_key=key, **given) as running:
+    given: dict[str, object] = {"context": options.context, "kv_cache": options.kv_cache or "16bit"}
+    given |= {"parallel": options.parallel, "threads": options.threads}
+    with open_llamacpp(options.model, options.draft, api_key=key, **given) as running:
         embedder = Embedder(running.gguf, name=running.name, context=running.context, threads=options.threads)
         yield Proxy(running, key, embedder)
 

@@ -9,11 +9,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from yayan.engine.choose import Engine, choose_engine
-from yayan.engine.llamacpp import LlamaCpp, Message, RefusedError, open_model
+from yayan.engine.choose import Engine, KvCache, choose_engine
+from yayan.engine.draft_trial import open_llamacpp
+from yayan.engine.llamacpp import LlamaCpp, Message, RefusedError
 from yayan.engine.sampling import Sampling
 from yayan.errors import WorkError, YayanError
-from yayan.serve.jobs import CHAT, Job
+from yayan.model.folder import Context
+from yayan.serve.jobs import CHAT, Job, told_memory
 from yayan.serve.proxy import body_of, refusal_of
 
 TORCH_BATCH = 32  # chats that torch answers together
@@ -33,6 +35,8 @@ class Speaker(Protocol):
     """An engine with a chat model in it."""
 
     name: str
+    memory: str
+    """What its context takes, in a sentence."""
     tokens: int
     """Of the answer that was last streamed."""
 
@@ -41,16 +45,31 @@ class Speaker(Protocol):
 
 
 @contextmanager
-def open_speaker(engine: Engine, model: Path, *, threads: int | None, parallel: int) -> Iterator[Speaker]:
+def open_speaker(
+    engine: Engine,
+    model: Path,
+    *,
+    context: Context = None,
+    kv_cache: KvCache | None = None,
+    draft: Path | None = None,
+    threads: int | None,
+    parallel: int,
+) -> Iterator[Speaker]:
     """The engine for a model. Raises UserError for a base model, and for what the engine cannot open."""
-    if choose_engine(model, engine).engine == "torch":
+    if choose_engine(model, engine, context=context, kv_cache=kv_cache, draft=draft).engine == "torch":
         from yayan.engine.torch import TorchEngine  # imports torch, which llama.cpp does not need
 
-        with TorchEngine(model, threads=threads) as here:
+        with TorchEngine(model, context=context, draft=draft, threads=threads) as here:
             here.refuse_base_model()
             yield TorchSpeaker(here)
     else:
-        with open_model(model, threads=threads, parallel=parallel) as running:
+        given = {
+            "context": context,
+            "kv_cache": kv_cache or "16bit",
+            "threads": threads,
+            "parallel": parallel,
+        }
+        with open_llamacpp(model, draft, **given) as running:
             running.refuse_base_model()
             yield LlamaCppSpeaker(running, parallel)
 
@@ -60,6 +79,7 @@ class LlamaCppSpeaker:
 
     def __init__(self, engine: LlamaCpp, parallel: int) -> None:
         self.engine, self.parallel, self.name, self.tokens = engine, parallel, engine.name, 0
+        self.memory = told_memory(engine.context, engine.cache_bytes)
 
     @contextmanager
     def _in_words(self) -> Iterator[None]:
@@ -113,6 +133,7 @@ class TorchSpeaker:
 
     def __init__(self, engine: Any) -> None:
         self.engine, self.name, self.tokens = engine, engine.name, 0
+        self.memory = told_memory(engine.context, engine.cache_bytes)
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Generator[str]:
         """The answer in pieces; closing it stops the model. Raises UserError for what cannot be asked."""

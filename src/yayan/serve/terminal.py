@@ -5,10 +5,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from yayan.engine.choose import Engine
+from yayan.engine.choose import Engine, KvCache
 from yayan.engine.llamacpp import Message
 from yayan.engine.sampling import Sampling
 from yayan.errors import UserError, refuse_flags_below
+from yayan.model.folder import Context
 from yayan.serve.conversation import Conversation
 from yayan.serve.prompts import answer_file, read_prompts
 from yayan.serve.speaker import open_speaker
@@ -35,6 +36,13 @@ class Chat(Command):
     """0 always takes the likeliest token; 1 draws as the model was trained (default: the model's, else 0.2)."""
     seed: int | None = None
     """Seed of the drawing; the same seed gives the same answers."""
+    context: Context = None
+    """Tokens of prompt and answer together (default: what the model was trained for); auto: up to 8 times as many, each
+    request stretched by what it needs (torch), or twice as many, all stretched alike (llamacpp)."""
+    kv_cache: KvCache | None = None
+    """Bits of a number of keys and values (llamacpp: 16bit, 8bit or 4bit; torch keeps those it computes)."""
+    draft: Path | None = None
+    """A smaller model of the same tokenizer that guesses tokens; llamacpp tries for two seconds whether it gains."""
     threads: int | None = None
     """Threads of the computation (default: the physical cores)."""
     file: Path | None = None
@@ -49,7 +57,14 @@ class Chat(Command):
         sampling, system = self.sampling(), system_message(self.system)
         prompts = read_prompts(self.file) if self.file else []
         parallel = min(self.parallel, len(prompts)) if prompts else 1
-        with open_speaker(self.engine, self.model, threads=self.threads, parallel=parallel) as speaker:
+        given = {
+            "context": self.context,
+            "kv_cache": self.kv_cache,
+            "draft": self.draft,
+            "threads": self.threads,
+            "parallel": parallel,
+        }
+        with open_speaker(self.engine, self.model, **given) as speaker:  # type: ignore[arg-type]
             if self.out:
                 failed = answer_file(speaker, prompts, self.out, sampling, system)
                 print(f"chat: {len(prompts)} answers in {self.out}, {failed} of them errors", file=sys.stderr)

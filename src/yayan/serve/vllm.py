@@ -3,12 +3,14 @@
 import json
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
+from yayan.engine.choose import KvCache
 from yayan.errors import UserError
-from yayan.model.folder import TEMPLATE_FILE, read_json
+from yayan.model.folder import TEMPLATE_FILE, Context, read_json
 
 KEY_VARIABLE = "VLLM_API_KEY"
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM takes as the largest of its adapters
@@ -23,9 +25,10 @@ def vllm_command(
     host: str,
     port: int,
     parallel: int,
-    context: int | None = None,
+    context: Context = None,
     adapters: Mapping[str, Path] | None = None,
     draft: Path | None = None,
+    kv_cache: KvCache | None = None,
 ) -> list[str]:
     """The words of the command. Raises UserError for what vLLM cannot serve.
 
@@ -34,6 +37,16 @@ def vllm_command(
     if not (model / "config.json").is_file():
         raise UserError("vLLM is given a model folder", where=model, cure="name one, or take another engine")
     config = read_json(model / "config.json")
+    stretch: dict[str, object] = {}
+    if context == "auto":
+        from yayan.model.longer import (
+            first_stretch,  # imports torch, which no other engine of serve waits for
+        )
+
+        config = first_stretch(config)
+        context = config["max_position_embeddings"]
+        stretch["max_position_embeddings"] = context
+        print(f"  context {context}: all requests are stretched alike", file=sys.stderr)
     words = ["vllm", "serve", str(model), "--served-model-name", name, "--host", host, "--port", str(port)]
     words += ["--max-num-seqs", str(parallel)]
     if context is not None:
@@ -43,9 +56,13 @@ def vllm_command(
     if rope := config.get("rope_parameters"):
         scaled = rope.get("rope_type", "default") != "default"
         told = {"rope_theta": rope["rope_theta"]} | ({"rope_scaling": rope} if scaled else {})
-        words += ["--hf-overrides", json.dumps(told)]
+        words += ["--hf-overrides", json.dumps(told | stretch)]
     if quantization := config.get("quantization_config"):
         words += ["--quantization", quantization["quant_method"]]
+    if kv_cache == "4bit":
+        raise UserError("vLLM keeps keys and values in 16 or 8 bits", where="kv-cache", cure="take 8bit")
+    if kv_cache == "8bit":
+        words += ["--kv-cache-dtype", "fp8"]
     if adapters:
         words += ["--enable-lora", "--max-lora-rank", str(largest_rank(adapters))]
         words += ["--lora-modules", *(f"{adapter}={path}" for adapter, path in adapters.items())]

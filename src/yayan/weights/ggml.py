@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import xllamacpp
-from gguf import GGMLQuantizationType
+from gguf import GGMLQuantizationType, GGUFValueType
 
 from yayan.errors import UserError
 
@@ -85,6 +85,10 @@ class Header:
     template: str | None
     eos: int
     """The token that ends a text."""
+    head_width: int
+    """Numbers of a head's key; 0 where the file tells several, or none."""
+    cache_width: int
+    """Numbers of the keys and values of one token in all layers; 0 likewise."""
 
 
 @LogFunction
@@ -128,14 +132,22 @@ def _header_of(handle: int) -> Header:
 
     def number(key: str) -> int:
         index = functions.gguf_find_key(handle, key.encode())
-        return functions.gguf_get_val_u32(handle, index) if index >= 0 else 0
+        single = index >= 0 and functions.gguf_get_kv_type(handle, index) == GGUFValueType.UINT32
+        return functions.gguf_get_val_u32(handle, index) if single else 0
 
     architecture = text("general.architecture") or "unknown"
+    layers, heads, width = (
+        number(f"{architecture}.{key}") for key in ("block_count", "attention.head_count", "embedding_length")
+    )
+    head_width = number(f"{architecture}.attention.key_length") or width // max(heads, 1)
+    key_heads = number(f"{architecture}.attention.head_count_kv")
     return Header(
         architecture=architecture,
         context=number(f"{architecture}.context_length"),
         template=text("tokenizer.chat_template"),
         eos=number("tokenizer.ggml.eos_token_id"),
+        head_width=head_width,
+        cache_width=2 * layers * key_heads * head_width,
     )
 
 

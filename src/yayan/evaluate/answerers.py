@@ -1,0 +1,130 @@
+"""A model opened for greedy answers to ids: llama.cpp, or, where each request is to be stretched for itself, torch."""
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Protocol
+
+from yayan.engine.choose import positions_of
+from yayan.engine.gguf import find_gguf
+from yayan.engine.llamacpp import LlamaCpp, Message, open_model
+from yayan.engine.sampling import Sampling
+from yayan.evaluate.samples import template_of
+from yayan.model.folder import Context
+
+if TYPE_CHECKING:  # torch takes two seconds, which llama.cpp does not need
+    from yayan.engine.torch import TorchEngine
+
+
+@dataclass(frozen=True)
+class Said:
+    """An answer; `complete` is False where the limit cut it."""
+
+    text: str
+    tokens: int
+    complete: bool
+
+
+class Answerer(Protocol):
+    """What answers, and cuts texts as it does."""
+
+    name: str
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """What the model sees of a chat before it answers."""
+
+    def text_ids(self, text: str) -> list[int]:
+        """Ids of a text behind BOS, where the model wants one; what looks like a special token is text."""
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Ids as text."""
+
+    def answer(self, ids: Sequence[int], new_tokens: int) -> Said:
+        """The likeliest tokens, so many at most. Several threads may ask at once."""
+
+    def close(self) -> None:
+        """End what is being answered."""
+
+
+class LlamaCppAnswerer:
+    """Through llama.cpp's server."""
+
+    def __init__(self, engine: LlamaCpp) -> None:
+        self.engine, self.name, self.close = engine, engine.name, engine.close
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        return self.engine.prompt_ids(messages)
+
+    def text_ids(self, text: str) -> list[int]:
+        body = {"content": text, "add_special": True, "parse_special": False}
+        return self.engine.ask("/tokenize", body)["tokens"]
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        return self.engine.ask("/detokenize", {"tokens": list(ids)})["content"]
+
+    def answer(self, ids: Sequence[int], new_tokens: int) -> Said:
+        body = {"prompt": list(ids), "n_predict": new_tokens, "temperature": 0, "cache_prompt": False}
+        reply = self.engine.ask("/completion", body)
+        return Said(reply["content"], reply["tokens_predicted"], reply["stop_type"] == "eos")
+
+
+class TorchAnswerer:
+    """Through the torch engine, one answer at a time."""
+
+    def __init__(self, engine: "TorchEngine") -> None:
+        self.engine, self.name = engine, engine.name
+        self.alone, self.closed = Lock(), False
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        return self.engine.prompt_ids(messages)
+
+    def text_ids(self, text: str) -> list[int]:
+        return self.engine.text_ids(text)
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        return self.engine.tokenizer.decode(ids)
+
+    def answer(self, ids: Sequence[int], new_tokens: int) -> Said:
+        text, tokens, reason = "", 0, None
+        with self.alone:
+            for piece in self.engine.generate(ids, Sampling(temperature=0, max_tokens=new_tokens)):
+                if self.closed:
+                    break
+                text += piece.text
+                tokens += len(piece.ids)
+                reason = piece.finish_reason
+        return Said(text, tokens, reason == "stop")
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is known of a model before it is opened: how many tokens it sees at once, and whether it chats."""
+
+    context: int
+    chat: bool
+
+
+def look_at(model: Path, context: Context = None) -> Asked:
+    """Raises UserError if there is no model folder and no GGUF file, or for a context that it does not have."""
+    path = model if (model / "config.json").is_file() else find_gguf(model)
+    return Asked(positions_of(path, context), template_of(model) is not None)
+
+
+@contextmanager
+def open_answerer(
+    model: Path, context: Context = None, *, threads: int | None = None, slots: int = 1
+) -> Generator[Answerer]:
+    """The model, with `slots` answers at once: by torch if each is to be stretched for itself, else by llama.cpp."""
+    if context == "auto":
+        from yayan.engine.torch import TorchEngine
+
+        with TorchEngine(model, context=context, threads=threads) as engine:
+            yield TorchAnswerer(engine)
+    else:
+        with open_model(model, context=context, threads=threads, parallel=slots) as running:
+            yield LlamaCppAnswerer(running)
