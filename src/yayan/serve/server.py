@@ -112,7 +112,6 @@ class Serve(Command):
         if self.json:
             print(json.dumps({"url": url, "model": backend.name}), flush=True)
             return
-        print(told_memory(backend.context, backend.cache_bytes), file=sys.stderr)
         print(announcement(backend, url, with_key=with_key), flush=True)
         if not with_key and not ip_address(listener.getsockname()[0]).is_loopback:
             print("anyone who reaches this address can use the model: give --api-key", file=sys.stderr)
@@ -148,7 +147,8 @@ def announcement(backend: Backend, url: str, *, with_key: bool) -> str:
         asked = {"prompt": "Once upon a time", "max_tokens": 50}
     body = json.dumps({"model": backend.name, **asked}, ensure_ascii=False)
     return (
-        f"{backend.name} is served at {url}/v1 for OpenAI clients; Ctrl-C stops it.{kind} Try it:\n"
+        f"{backend.name} is served at {url}/v1 for OpenAI clients; Ctrl-C stops it.{kind} "
+        f"It has {told_memory(backend.context, backend.cache_bytes)}. Try it:\n"
         f"  curl {url}/v1/{path} -H 'Content-Type: application/json'{key} -d {shlex.quote(body)}"
     )
 
