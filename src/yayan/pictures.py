@@ -93,22 +93,32 @@ def draw_bars(groups: Mapping[str, Sequence[tuple[str, float, list[float] | None
         return svg_of(figure)
 
 
-def draw_training(lines: Sequence[dict]) -> str:
-    """The loss of a training by step, and beside it held-out bits per byte where they were measured."""
+def draw_training(
+    lines: Sequence[dict],
+    loss: str = "loss, nats a token",
+    heldout: str = "held-out bits per byte",
+    step: str = "step",
+) -> str:
+    """The loss of a training by step, and beside it held-out bits per byte where they were measured.
+
+    `loss` and `heldout` are the titles of the two, `step` names their axis.
+    """
     held = [line for line in lines if line.get("bits_per_byte")]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 2.4))
+        figure.set_layout_engine("tight", w_pad=2)
         panels = figure.subplots(1, 2 if held else 1, squeeze=False)[0]
         draw_loss(panels[0], [line for line in lines if "loss" in line])
+        panels[0].set_title(loss)
+        for panel in panels:
+            panel.set_xlabel(step)
         if held:
             names = held[0]["bits_per_byte"]
             for colour, name in zip(LINES * len(names), names, strict=False):
                 values = [line["bits_per_byte"][name] for line in held]
                 panels[1].plot([line["step"] for line in held], values, color=colour, marker=".", label=name)
-            panels[1].set_title("held-out bits per byte")
-            panels[1].set_xlabel("step")
+            panels[1].set_title(heldout)
             panels[1].legend()
-        figure.tight_layout(w_pad=2)
         return svg_of(figure)
 
 
@@ -121,8 +131,6 @@ def draw_loss(axes: Axes, lines: Sequence[dict]) -> None:
     if width > 1:
         axes.plot(steps, losses, color=LINES[0], alpha=0.3, linewidth=0.7)
     axes.plot(steps, means, color=LINES[0])
-    axes.set_title("loss, nats a token")
-    axes.set_xlabel("step")
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def test_a_report_of_both(tmp_path: Path, limit: int | None) -> None:
         assert heading in text
     assert ("Asked of each task: 1 item at its beginning." in text) is (limit == 1)
     assert "0 of 3 facts found" in text
-    assert html.count("<svg") == 1
+    assert html.count("<svg") == 2
     assert "LongBench columns" not in text  # no column is whole
     record = json.loads((tmp_path / "needle" / "yayan.json").read_text())
     assert record["metrics"]["control_asked"] == 3

@@ -18,54 +18,8 @@ from yayan.evaluate.words import describe
 from yayan.stage import execute
 
 from .conftest import save_model
+from .records import METRICS, write_step
 from .test_questions import LAW, write_csv
-
-METRICS = {
-    "vocab": {
-        "size": 4096,
-        "base_size": 2048,
-        "new_pieces": 2040,
-        "tokens_per_character_before": 2.971,
-        "tokens_per_character_after": 0.892,
-        "longest_pieces": ["▁一会儿", "老太太"],
-    },
-    "pretrain": {
-        "tokens": 30720,
-        "loss_first": 7.9,
-        "loss_last": 2.31,
-        "bits_per_byte_before": {"zh": 9.7},
-        "bits_per_byte_after": {"zh": 2.3},
-    },
-    "gguf": {
-        "files": {
-            "m-F16.gguf": {"bytes": 8_000_000, "bits_per_weight": 16.01},
-            "m-Q4_K_M.gguf": {
-                "bytes": 2_500_000,
-                "bits_per_weight": 5.1,
-                "largest_difference_of_logprobs": 0.0761,
-            },
-        }
-    },
-    "eval samples": {"answers": 1, "tokens_per_second": 51.2},
-}
-
-
-def write_step(folder: Path, stage: str, *, inputs: dict | None = None) -> Path:
-    folder.mkdir()
-    record = dict.fromkeys(lineage.RECORD_KEYS) | {
-        "format": lineage.RECORD_FORMAT,
-        "stage": stage,
-        "version": "0.1.0",
-        "options": {},
-        "inputs": inputs or {},
-        "licences": ["Apache-2.0"],
-        "metrics": METRICS[stage],
-        "seconds": 61.5,
-        "started": "2026-11-23T08:19:24+00:00",
-        "machine": {"cores": 2},
-    }
-    lineage.write(folder, record)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -108,37 +62,40 @@ def road(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> list[P
 
 
 class Reader(HTMLParser):
-    """Text of the cells of a page, and all that it would load."""
+    """Text of the cells of a page in one language, and all that it would load."""
 
-    def __init__(self) -> None:
+    def __init__(self, language: str) -> None:
         super().__init__()
+        self.wanted, self.language = language, ""
         self.open: list[str] = []
         self.rows: list[list[str]] = []
         self.loaded: list[str] = []
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        if tag not in ("meta", "br"):
+        if tag not in ("meta", "br", "input"):
             self.open.append(tag)
-        if tag == "tr":
+        if tag == "article":
+            self.language = dict(attributes)["lang"] or ""
+        if tag == "tr" and self.language == self.wanted:
             self.rows.append([])
-        if tag in ("td", "th"):
+        if tag in ("td", "th") and self.language == self.wanted:
             self.rows[-1].append("")
         self.loaded += [
             value or "" for name, value in attributes if name in ("src", "href", "data", "action")
         ]
-        if tag in ("script", "iframe", "object", "link"):
+        if tag in ("iframe", "object", "link"):
             self.loaded.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] in ("td", "th"):
+        if self.open and self.open[-1] in ("td", "th") and self.language == self.wanted:
             self.rows[-1][-1] += data
 
 
-def read(path: Path) -> Reader:
-    reader = Reader()
+def read(path: Path, language: str = "en") -> Reader:
+    reader = Reader(language)
     reader.feed(path.read_text(encoding="utf-8"))
     assert reader.open == []
     return reader
@@ -152,7 +109,7 @@ def test_the_page_stands_alone_and_tells_the_figures(road: list[Path], tmp_path:
     assert set(re.findall(r"https?://[\w.]+", html)) == {"http://www.w3.org"}  # names of XML, not addresses
     assert "@media (prefers-color-scheme: dark)" in html
     assert "到中文的路 &amp; back" in html
-    assert html.count("<svg") == 2
+    assert html.count("<svg") == 2 * 2
     assert "#a1000" not in html
     assert "currentColor" in html
     assert "&lt;script&gt;雅言|*是*" in html
@@ -180,14 +137,32 @@ def test_the_page_stands_alone_and_tells_the_figures(road: list[Path], tmp_path:
     assert "Of zh (2), only 1 document at its beginning" in html
 
 
-def test_markdown_says_the_same(road: list[Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("language", "name"), [("en", "report.md"), ("zh", "report_zh.md")])
+def test_markdown_says_the_same(road: list[Path], tmp_path: Path, language: str, name: str) -> None:
     execute(EvalReport(out=tmp_path / "report", folders=road))
-    text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    text = (tmp_path / "report" / name).read_text(encoding="utf-8")
     table_lines = [line for line in text.splitlines() if line.startswith("| ")]
     rules = sum(set(line) <= set("| -:") for line in table_lines)
-    assert len(table_lines) - rules == len(read(tmp_path / "report" / "report.html").rows)
+    assert len(table_lines) - rules == len(read(tmp_path / "report" / "report.html", language).rows)
     assert "\\<script\\>雅言|\\*是\\*" in text
     assert "4,096" in text
+
+
+def test_both_languages_lie_in_one_page(road: list[Path], tmp_path: Path) -> None:
+    """A choice without a script; a picture's ids are its own, since a part that is hidden lends no clips."""
+    execute(EvalReport(out=tmp_path / "report", folders=road))
+    html = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert re.findall(r'<input [^>]*id="show-(\w+)"[^>]* checked>', html) == ["en"]
+    for language, words in {"en": "What this page cannot say", "zh": "本报告不能说明什么"}.items():
+        part = html[html.index(f'<article class="page" lang="{language}">') :]
+        assert words in part[: part.index("</article>")]
+        assert html.count(words) == 1
+        assert f'#show-{language}:checked ~ .page:not([lang="{language}"]) {{ display: none; }}' in html
+        assert f'<label for="show-{language}"' in html
+    assert "<title>What the road has done / 全程的结果</title>" in html
+    ids = re.findall(r'\bid="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
+    assert {*re.findall(r"url\(#([^)]+)\)", html), *re.findall(r'href="#([^"]+)"', html)} <= set(ids)
 
 
 def test_cells_cannot_break_a_markdown_table() -> None:

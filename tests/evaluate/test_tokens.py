@@ -217,7 +217,7 @@ def test_the_report_and_the_clause(tokenizers: dict[str, Path], text: Path, tmp_
     assert clause.endswith("; dead ids: bytes 0, tiny 0, spelled 0")
     execute(EvalReport(out=tmp_path / "report", folders=[tmp_path / "cuts"]), quietly)
     html = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
-    assert html.count("<svg") == 1
+    assert html.count("<svg") == 2
     assert f"{mean:.3f}" in html
     assert "tiny: BPE, 271 ids, of which no text produces 0" in html
 

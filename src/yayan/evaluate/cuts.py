@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+from yayan.evaluate.languages import say, titles
 from yayan.evaluate.page import Table
 from yayan.evaluate.words import percent, two
 from yayan.pictures import draw_bars
@@ -38,8 +39,8 @@ def text_table(metrics: Metrics) -> Table:
                     f"{size['bytes']:,}",
                 ]
             )
-    columns = ["text", "tokenizer", "tokens a character", "bytes a token", "byte fallback"]
-    columns += ["unknown tokens", "documents changed", "documents", "bytes"]
+    columns = titles("text", "tokenizer", "tokens a character", "bytes a token", "byte fallback")
+    columns += titles("unknown tokens", "documents changed", "documents", "bytes")
     return Table(columns, rows, list(range(2, 9)))
 
 
@@ -47,12 +48,12 @@ def tokenizer_table(metrics: Metrics) -> Table:
     rows = [
         [
             name,
-            row["kind"],
+            say(row["kind"]),
             *(f"{row[key]:,}" for key in ("ids", "dead_ids", "unreachable_bytes", "special_ids")),
         ]
         for name, row in metrics["tokenizers"].items()
     ]
-    columns = ["tokenizer", "kind", "ids", "dead ids", "bytes that no text gives", "special ids"]
+    columns = titles("tokenizer", "kind", "ids", "dead ids", "bytes that no text gives", "special ids")
     return Table(columns, rows, list(range(2, 6)))
 
 
@@ -62,7 +63,7 @@ def picture(metrics: Metrics) -> str:
         text: [(name, row["tokens_per_character"], None) for name, row in size["tokenizers"].items()]
         for text, size in metrics["texts"].items()
     }
-    return draw_bars(bars, "tokens a character")
+    return draw_bars(bars, say("tokens a character"))
 
 
 def show(table: Table) -> None:

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from yayan.evaluate.languages import counted, paragraph, say, titles
 from yayan.evaluate.page import Picture, Section, Table
 from yayan.evaluate.steps import Step
-from yayan.evaluate.words import counted, percent, span
+from yayan.evaluate.words import percent, span
 from yayan.pictures import draw_heat_map
 
 Metrics = Mapping[str, Any]
@@ -21,8 +22,8 @@ def longbench_tables(m: Metrics) -> list[Table]:
     rows = [
         [
             name,
-            row["column"],
-            row["metric"].replace("_", " "),
+            say(row["column"]),
+            say(row["metric"].replace("_", " ")),
             one(row["score"]),
             span(row["interval"], one),
             f"{row['items']:,}",
@@ -30,18 +31,18 @@ def longbench_tables(m: Metrics) -> list[Table]:
         ]
         for name, row in m["tasks"].items()
     ]
-    names = ["task", "column", "metric", "score", "95 % interval", "items", "cut in the middle"]
+    names = titles("task", "column", "metric", "score", "95 % interval", "items", "cut in the middle")
     tasks = Table(names, rows, [3, 4, 5, 6])
     found = {language: part for language, part in m["languages"].items() if any_of(part)}
     if not found:
         return [tasks]
     columns = list(next(iter(found.values()))["columns"])
     means = [
-        [NAMES[language], *(one(part["columns"][column]) for column in columns), one(part["average"])]
+        [say(NAMES[language]), *(one(part["columns"][column]) for column in columns), one(part["average"])]
         for language, part in found.items()
     ]
     numeric = list(range(1, len(columns) + 2))
-    return [tasks, Table(["columns", *columns, "average"], means, numeric)]
+    return [tasks, Table(titles("columns", *columns, "average"), means, numeric)]
 
 
 def any_of(part: Metrics) -> bool:
@@ -54,28 +55,38 @@ def longbench(steps: list[Step]) -> list[Section]:
     for step in steps:
         if step.stage == "eval longbench":
             m = step.metrics
-            asked = (
-                "in the model's chat template where the protocol wants it" if m["chat"] else "as plain text"
-            )
-            few = (
-                f" Asked of each task: {counted(m['limit'], 'item')} at its beginning." if m["limit"] else ""
-            )
-            text = f"Asked {asked}, in a context of {m['context']:,} tokens; scores are 0 to 100.{few}"
             tables = longbench_tables(m)
-            found += [Section(f"LongBench: {step.name}", text, tables[0])]
-            found += [Section(f"LongBench columns: {step.name}", table=table) for table in tables[1:]]
+            found.append(Section(say("LongBench: {step}", step=step.name), longbench_rules(m), tables[0]))
+            title = say("LongBench columns: {step}", step=step.name)
+            found += [Section(title, table=table) for table in tables[1:]]
     return found
+
+
+def longbench_rules(m: Metrics) -> str:
+    asked = say("as plain text")
+    if m["chat"]:
+        asked = say("in the model's chat template where the protocol wants it")
+    text = say(
+        "Asked {how}, in a context of {context:,} tokens; scores are 0 to 100.",
+        how=asked,
+        context=m["context"],
+    )
+    if not m["limit"]:
+        return text
+    few = say("Asked of each task: {items} at its beginning.", items=counted(m["limit"], "item"))
+    return paragraph([text, few])
 
 
 def needle_table(m: Metrics) -> Table:
     """How many planted facts were found, by depth (rows) and length (columns)."""
-    rows = [
-        [f"{depth} %", *(f"{cell['found']} of {cell['asked']}" for cell in row)]
-        for depth, row in zip(m["depths"], m["cells"], strict=True)
-    ]
-    control = [f"{cell['found']} of {cell['asked']}" for cell in m["control"]]
-    columns = ["depth", *(f"{length:,} tokens" for length in m["lengths"])]
-    return Table(columns, [*rows, ["not planted", *control]], list(range(1, len(columns))))
+    rows = [[f"{depth} %", *map(found_of, row)] for depth, row in zip(m["depths"], m["cells"], strict=True)]
+    columns = [say("depth"), *(say("{tokens:,} tokens", tokens=length) for length in m["lengths"])]
+    control = [say("not planted"), *map(found_of, m["control"])]
+    return Table(columns, [*rows, control], list(range(1, len(columns))))
+
+
+def found_of(cell: Metrics) -> str:
+    return say("{part} of {whole}", part=cell["found"], whole=cell["asked"])
 
 
 def needle_picture(m: Metrics) -> str:
@@ -85,8 +96,8 @@ def needle_picture(m: Metrics) -> str:
         shares,
         rows=[f"{depth} %" for depth in m["depths"]],
         columns=[f"{length:,}" for length in m["lengths"]],
-        row_title="depth of the fact",
-        column_title="tokens of the prompt",
+        row_title=say("depth of the fact"),
+        column_title=say("tokens of the prompt"),
     )
 
 
@@ -95,11 +106,14 @@ def needles(steps: list[Step]) -> list[Section]:
     for step in steps:
         if step.stage == "eval needle":
             m = step.metrics
-            text = (
-                f"{m['found']} of {m['asked']} facts found, {percent(m['share'])} "
-                f"({span(m['interval'], percent)}); without the fact, {m['control_found']} of {m['control_asked']} "
-                "answers held it all the same."
+            text = say(
+                "{found} of {asked} facts found, {share} ({interval}); without the fact, {control_found} of "
+                "{control_asked} answers held it all the same.",
+                share=percent(m["share"]),
+                interval=span(m["interval"], percent),
+                **{name: m[name] for name in ("found", "asked", "control_found", "control_asked")},
             )
-            picture = Picture(needle_picture(m), f"{step.name}: share of planted facts that were found.")
-            found.append(Section(f"Planted facts: {step.name}", text, needle_table(m), [picture]))
+            caption = say("{step}: share of planted facts that were found.", step=step.name)
+            title = say("Planted facts: {step}", step=step.name)
+            found.append(Section(title, text, needle_table(m), [Picture(needle_picture(m), caption)]))
     return found

@@ -2,9 +2,10 @@
 
 from yayan.evaluate import positions as by_position
 from yayan.evaluate import quant, speed
+from yayan.evaluate.languages import counted, listed, say
 from yayan.evaluate.page import Picture, Section, Table
 from yayan.evaluate.steps import Step
-from yayan.evaluate.words import counted, megabytes, two
+from yayan.evaluate.words import megabytes, two
 from yayan.pictures import draw_bars
 
 
@@ -19,12 +20,13 @@ def positions(steps: list[Step]) -> Section | None:
                 if "by_position" in row
             }
             if texts:
-                pictures.append(Picture(by_position.picture(texts), f"{step.name}, with 95 % intervals."))
-    text = (
+                caption = say("{step}, with 95 % intervals.", step=step.name)
+                pictures.append(Picture(by_position.picture(texts), caption))
+    text = say(
         "A curve that falls shows that the model makes use of what stands far before. Later parts are those of the "
         "longer documents alone."
     )
-    return Section("By position in the document", text, pictures=pictures) if pictures else None
+    return Section(say("By position in the document"), text, pictures=pictures) if pictures else None
 
 
 def quantised(steps: list[Step]) -> Section | None:
@@ -37,24 +39,31 @@ def quantised(steps: list[Step]) -> Section | None:
         types = step.metrics["types"]
         bars = {
             text: [
-                (f"{kind}, {megabytes(row['bytes'])}", figures["bits_per_byte"], figures["interval"])
+                (listed([kind, megabytes(row["bytes"])]), figures["bits_per_byte"], figures["interval"])
                 for kind, row in types.items()
                 for figures in [row["texts"][text]]
             ]
             for text in types[quant.REFERENCE]["texts"]
         }
-        pictures.append(Picture(draw_bars(bars, "bits per byte"), f"{step.name}: less is better."))
+        caption = say("{step}: less is better.", step=step.name)
+        pictures.append(Picture(draw_bars(bars, say("bits per byte")), caption))
         for text, figures in types[quant.REFERENCE]["texts"].items():
             points.append(
-                f"{step.name}, {text}: {counted(figures['documents'], 'document')} of {figures['tokens']:,} tokens, "
-                f"divergence over {figures['positions_compared']:,} positions."
+                say(
+                    "{step}, {text}: {documents} of {tokens:,} tokens, divergence over {positions:,} positions.",
+                    step=step.name,
+                    text=text,
+                    documents=counted(figures["documents"], "document"),
+                    tokens=figures["tokens"],
+                    positions=figures["positions_compared"],
+                )
             )
-        points.append(f"{step.name}: load of the machine {two(step.metrics['load'])} when it began.")
-    text = (
+        points.append(load_of(step))
+    text = say(
         "KL is the Kullback-Leibler divergence of a type's distribution from that of F16, in nats a token. The engine "
         "says what computed the figures of a row."
     )
-    section = Section("Quantised", text, pictures=pictures, points=points)
+    section = Section(say("Quantised"), text, pictures=pictures, points=points)
     return with_table(section, [(step, quant.table(step.metrics)) for step in found])
 
 
@@ -63,19 +72,29 @@ def speeds(steps: list[Step]) -> Section | None:
     found = [step for step in steps if step.stage == "eval speed"]
     if not found:
         return None
-    points = [
-        f"{step.name}: load of the machine {two(step.metrics['load'])} when it began." for step in found
-    ]
+    points = [load_of(step) for step in found]
     for step in found:
         for row in step.metrics.get("draft", []):
-            accepted = f"{row['accepted']:,} of {row['proposed']:,} tokens of the draft accepted"
             points.append(
-                f"{step.name}, {counted(row['threads'], 'thread')}: {accepted}, {row['ms_per_token']:.2f} ms/token "
-                f"instead of {row['ms_per_token_without']:.2f}, {row['speed_up']:.2f} times as fast."
+                say(
+                    "{step}, {threads}: {accepted:,} of {proposed:,} tokens of the draft accepted, {ms:.2f} ms/token "
+                    "instead of {without:.2f}, {times:.2f} times as fast.",
+                    step=step.name,
+                    threads=counted(row["threads"], "thread"),
+                    accepted=row["accepted"],
+                    proposed=row["proposed"],
+                    ms=row["ms_per_token"],
+                    without=row["ms_per_token_without"],
+                    times=row["speed_up"],
+                )
             )
-    return with_table(
-        Section("Speed", points=points), [(step, speed.tables(step.metrics)[0]) for step in found]
-    )
+    section = Section(say("Speed"), points=points)
+    return with_table(section, [(step, speed.tables(step.metrics)[0]) for step in found])
+
+
+def load_of(step: Step) -> str:
+    load = two(step.metrics["load"])
+    return say("{step}: load of the machine {load} when it began.", step=step.name, load=load)
 
 
 def with_table(section: Section, tables: list[tuple[Step, Table]]) -> Section:
@@ -88,5 +107,5 @@ def with_table(section: Section, tables: list[tuple[Step, Table]]) -> Section:
             cells = dict(zip(table.columns, row, strict=True))
             rows.append([step.name, *(cells.get(column, "") for column in columns)])
     places = [1 + i for i, column in enumerate(columns) if column in numeric]
-    whole = Table(["step", *columns], rows, places)
+    whole = Table([say("step"), *columns], rows, places)
     return Section(section.title, section.text, whole, section.pictures, section.talks, section.points)

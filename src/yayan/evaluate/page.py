@@ -51,8 +51,9 @@ class Card:
 
 @dataclass(frozen=True)
 class Page:
-    """A whole report."""
+    """A whole report in one language (`en`, `zh`)."""
 
+    language: str
     title: str
     subtitle: str
     cards: list[Card]

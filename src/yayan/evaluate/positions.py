@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from yayan.evaluate.intervals import bootstrap_ratio
+from yayan.evaluate.languages import say
 from yayan.model.score import bits_per_byte
 from yayan.pictures import Curve, draw_curves
 
@@ -93,4 +94,4 @@ def picture(texts: Mapping[str, list[dict[str, Any]]]) -> str:
         )
         for name, rows in texts.items()
     }
-    return draw_curves(curves, "position in the document, bytes", "bits per byte")
+    return draw_curves(curves, say("position in the document, bytes"), say("bits per byte"))

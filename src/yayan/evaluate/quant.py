@@ -13,6 +13,7 @@ from yayan.evaluate.bench import ANSWER_TOKENS, IN_TORCH, REFERENCE, Bench, Kind
 from yayan.evaluate.benchmarks import CEVAL
 from yayan.evaluate.bits import read_texts
 from yayan.evaluate.cuts import show
+from yayan.evaluate.languages import listed, say, titles
 from yayan.evaluate.letter_scores import letter_prompts
 from yayan.evaluate.page import Table, markdown_table
 from yayan.evaluate.questions import read_subjects
@@ -137,17 +138,16 @@ def table(metrics: dict[str, Any]) -> Table:
     """A row for each type: for the terminal, for quant.md and for the report."""
     types = metrics["types"]
     texts = list(types[REFERENCE]["texts"])
-    columns = ["type", "engine", "size", "bits a weight"]
+    columns = titles("type", "engine", "size", "bits a weight")
     for name in texts:
-        columns += [
-            f"{figure}, {name}" for figure in ("bits per byte", "KL", "KL 99.9 %", "same first token")
-        ]
+        figures = titles("bits per byte", "KL", "KL 99.9 %", "same first token")
+        columns += [listed([figure, name]) for figure in figures]
     asked = "choices" in types[REFERENCE]
-    columns += ["accuracy"] if asked else []
-    columns += ["prompt ms/token", "answer ms/token"]
+    columns += titles("accuracy") if asked else []
+    columns += titles("prompt ms/token", "answer ms/token")
     rows = []
     for kind, row in types.items():
-        cells = [kind, row["engine"], megabytes(row["bytes"]), two(row["bits_per_weight"])]
+        cells = [kind, say(row["engine"]), megabytes(row["bytes"]), two(row["bits_per_weight"])]
         for name in texts:
             cells += text_cells(row["texts"][name], is_reference=kind == REFERENCE)
         cells += [percent(row["choices"]["accuracy"])] if asked else []

@@ -14,6 +14,7 @@ from yayan.engine.llama_c import all_threads
 from yayan.engine.llamacpp import DRAFT_TOKENS, LlamaCpp, refuse_other_vocabulary
 from yayan.errors import UserError, refuse_less_than_one
 from yayan.evaluate.cuts import show
+from yayan.evaluate.languages import say, titles
 from yayan.evaluate.page import Table
 from yayan.evaluate.readers import open_reader
 from yayan.evaluate.results import Protocol, write_results
@@ -199,11 +200,13 @@ def tables(metrics: dict[str, Any]) -> list[Table]:
         ]
         for row in metrics["rows"]
     ]
-    columns = ["engine", "device", "threads", "prompt ms/token", "answer ms/token", "prompt tokens/s"]
-    columns += ["answer tokens/s", "anonymous memory", "mapped"]
+    columns = titles("engine", "device", "threads", "prompt ms/token", "answer ms/token", "prompt tokens/s")
+    columns += titles("answer tokens/s", "anonymous memory", "mapped")
     found = [Table(columns, rows, list(range(2, 9)))]
     if "draft" in metrics:
-        columns = ["threads", "draft ms/token", "accepted", "ms/token", "without", "times", "same answers"]
+        columns = titles(
+            "threads", "draft ms/token", "accepted", "ms/token", "without", "times", "same answers"
+        )
         found.append(Table(columns, [draft_row(row) for row in metrics["draft"]], list(range(7))))
     return found
 
@@ -211,7 +214,7 @@ def tables(metrics: dict[str, Any]) -> list[Table]:
 def draft_row(row: dict[str, Any]) -> list[str]:
     accepted = "–" if row["acceptance"] is None else percent(row["acceptance"])
     figures = [f"{row[name]:.2f}" for name in ("ms_per_token", "ms_per_token_without")]
-    same = f"{row['same_answers']} of {row['answers']}"
+    same = say("{part} of {whole}", part=row["same_answers"], whole=row["answers"])
     return [
         str(row["threads"]),
         two(row["draft_ms_per_token"]),

@@ -2,8 +2,12 @@
 
 from collections.abc import Callable
 
+from yayan.evaluate.languages import counted, listed, say
+from yayan.progress import format_seconds
+
 Metrics = dict
 CHOICES = ("eval ceval", "eval cmmlu", "eval mmlu")
+UNITS = ("h", "min", "s")  # of `format_seconds`
 
 
 def megabytes(size: float) -> str:
@@ -15,22 +19,22 @@ def millions(count: float) -> str:
     return f"{count / 1e6:,.1f} M"
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 question`, `24 questions`."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
 def percent(share: float) -> str:
     return f"{share:.1%}".replace("%", " %")
 
 
 def span(interval: list[float] | None, form: Callable[[float], str]) -> str:
     """`2.10 to 2.31`, or a dash where there is no interval."""
-    return f"{form(interval[0])} to {form(interval[1])}" if interval else "–"
+    return say("{low} to {high}", low=form(interval[0]), high=form(interval[1])) if interval else "–"
 
 
 def two(value: float) -> str:
     return f"{value:.2f}"
+
+
+def duration(seconds: float) -> str:
+    """`3 min 20 s`; `3 分 20 秒`."""
+    return " ".join(say(word) if word in UNITS else word for word in format_seconds(seconds).split())
 
 
 def describe(record: dict) -> str:
@@ -40,55 +44,80 @@ def describe(record: dict) -> str:
         return CLAUSES[record["stage"]](metrics)
     except KeyError:
         plain = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
-        return ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in plain.items()) or "done"
+        return listed([f"{name.replace('_', ' ')} {value:,}" for name, value in plain.items()]) or say("done")
 
 
 def vocab(m: Metrics) -> str:
     if "advice" in m:
-        return str(m["advice"])
+        size, base = m["recommended_size"], m["points"][0]["size"]
+        return say("{size:,} ids are advised, the base has {base:,}", size=size, base=base)
+    after = m["tokens_per_character_after"]
     if not m["base_size"]:
-        return f"{m['size']:,} tokens, {m['tokens_per_character_after']:.2f} a character"
-    before, after = m["tokens_per_character_before"], m["tokens_per_character_after"]
-    return (
-        f"{m['new_pieces']:,} new tokens, {m['size']:,} in all; {before:.2f} → {after:.2f} tokens a character"
+        return say("{size:,} tokens, {after:.2f} a character", size=m["size"], after=after)
+    return say(
+        "{new:,} new tokens, {size:,} in all; {before:.2f} → {after:.2f} tokens a character",
+        new=m["new_pieces"],
+        size=m["size"],
+        before=m["tokens_per_character_before"],
+        after=after,
     )
 
 
 def grow(m: Metrics) -> str:
+    parameters = millions(m["parameters"])
     if not m["old_rows"]:
-        return f"a new model of {millions(m['parameters'])} parameters, random"
-    return f"{m['rows_added']:,} new rows at each end, {millions(m['parameters'])} parameters"
+        return say("a new model of {parameters} parameters, random", parameters=parameters)
+    return say(
+        "{rows:,} new rows at each end, {parameters} parameters", rows=m["rows_added"], parameters=parameters
+    )
 
 
 def pack(m: Metrics) -> str:
-    dropped = sum(m["dropped"].values())
-    lost = f", {dropped:,} dropped" if dropped else ""
-    learned = f", {m['targets']:,} of them learned" if m["kind"] == "chats" else ""
-    return f"{m['documents']:,} {m['kind']}, {m['tokens']:,} tokens{learned}{lost}"
+    chats = m["kind"] == "chats"
+    read = counted(m["documents"], "chat") if chats else counted(m["documents"], "document")
+    parts = [read, say("{tokens:,} tokens", tokens=m["tokens"])]
+    if chats:
+        parts.append(say("{targets:,} of them learned", targets=m["targets"]))
+    if dropped := sum(m["dropped"].values()):
+        parts.append(say("{dropped:,} dropped", dropped=dropped))
+    return listed(parts)
 
 
 def train(m: Metrics) -> str:
-    text = f"loss {m['loss_first']:.2f} → {m['loss_last']:.2f} over {m['tokens']:,} tokens"
+    loss = say(
+        "loss {first:.2f} → {last:.2f} over {tokens:,} tokens",
+        first=m["loss_first"],
+        last=m["loss_last"],
+        tokens=m["tokens"],
+    )
     before, after = m.get("bits_per_byte_before", {}), m.get("bits_per_byte_after", {})
-    held = [f"{name} {before[name]:.2f} → {after[name]:.2f}" for name in before]
-    return text + (f"; held-out bits per byte {', '.join(held)}" if held else "")
+    if not before:
+        return loss
+    held = listed([f"{name} {before[name]:.2f} → {after[name]:.2f}" for name in before])
+    return say("{loss}; held-out bits per byte {held}", loss=loss, held=held)
 
 
 def merge(m: Metrics) -> str:
-    return (
-        f"{m['tensors_merged']:,} matrices and {m['token_rows']:,} token rows merged, {megabytes(m['bytes'])}"
+    return say(
+        "{matrices:,} matrices and {rows:,} token rows merged, {size}",
+        matrices=m["tensors_merged"],
+        rows=m["token_rows"],
+        size=megabytes(m["bytes"]),
     )
 
 
 def stretch(m: Metrics) -> str:
     rope = m["rope"]
-    way = "RoPE of type {rope_type}, base {rope_theta:,.0f}".format(**rope)
-    factor = f", factor {rope['factor']:g}" if "factor" in rope else ""
-    return f"{m['positions_before']:,} → {m['positions']:,} positions, {way}{factor}"
+    parts = [
+        say("{before:,} → {after:,} positions", before=m["positions_before"], after=m["positions"]),
+        say("RoPE of type {type}", type=rope["rope_type"]),
+        say("base {base:,.0f}", base=rope["rope_theta"]),
+    ]
+    return listed(parts + ([say("factor {factor:g}", factor=rope["factor"])] if "factor" in rope else []))
 
 
 def gguf(m: Metrics) -> str:
-    return ", ".join(f"{gguf_type(name)} {megabytes(file['bytes'])}" for name, file in m["files"].items())
+    return listed([f"{gguf_type(name)} {megabytes(file['bytes'])}" for name, file in m["files"].items()])
 
 
 def gguf_type(name: str) -> str:
@@ -100,43 +129,71 @@ def tokens(m: Metrics) -> str:
     """The mean over texts, in which each counts alike however long it is."""
     texts = [text["tokenizers"] for text in m["texts"].values()]
     means = {name: sum(row[name]["tokens_per_character"] for row in texts) / len(texts) for name in texts[0]}
-    cut = ", ".join(f"{name} {two(mean)}" for name, mean in means.items())
-    dead = ", ".join(f"{name} {row['dead_ids']:,}" for name, row in m["tokenizers"].items())
-    return f"tokens a character over {counted(len(texts), 'text')}: {cut}; dead ids: {dead}"
+    return say(
+        "tokens a character over {texts}: {cut}; dead ids: {dead}",
+        texts=counted(len(texts), "text"),
+        cut=listed([f"{name} {two(mean)}" for name, mean in means.items()]),
+        dead=listed([f"{name} {row['dead_ids']:,}" for name, row in m["tokenizers"].items()]),
+    )
 
 
 def bits(m: Metrics) -> str:
-    return "bits per byte: " + ", ".join(
-        f"{name} {text['bits_per_byte']:.2f} ({span(text['interval'], two)})"
+    texts = [
+        say(
+            "{name} {bits:.2f} ({interval})",
+            name=name,
+            bits=text["bits_per_byte"],
+            interval=span(text["interval"], two),
+        )
         for name, text in m["texts"].items()
-    )
+    ]
+    return say("bits per byte: {items}", items=listed(texts))
 
 
 def choices(m: Metrics) -> str:
     """Accuracy on four-choice questions; of a test split whose answers are not told, only that it was answered."""
-    rules = f"{m['protocol']}, {m['prompt']} prompts, {m['shots']}-shot"
-    missing = f", {counted(len(m['missing_subjects']), 'subject')} missing" if m["missing_subjects"] else ""
-    missing += f", {m['not_extracted']} without a letter" if m["not_extracted"] else ""
+    rules = say(
+        "{protocol}, {prompt} prompts, {shots}-shot", **{k: m[k] for k in ("protocol", "prompt", "shots")}
+    )
     if m["accuracy"] is None:
-        return (
-            f"{counted(m['asked'], 'question')} answered, the right answers are not told ({rules}){missing}"
+        asked = counted(m["asked"], "question")
+        clause = say("{asked} answered, the right answers are not told ({rules})", asked=asked, rules=rules)
+    else:
+        clause = say(
+            "{right} of {asked} right, {share} ({interval}), chance is {chance} ({rules})",
+            right=m["right"],
+            asked=m["asked"],
+            share=percent(m["accuracy"]),
+            interval=span(m["interval"], percent),
+            chance=percent(m["chance"]),
+            rules=rules,
         )
-    share = f"{m['right']} of {m['asked']} right, {percent(m['accuracy'])} ({span(m['interval'], percent)})"
-    return f"{share}, chance is {percent(m['chance'])} ({rules}){missing}"
+    parts = [clause]
+    if m["missing_subjects"]:
+        parts.append(say("{subjects} missing", subjects=counted(len(m["missing_subjects"]), "subject")))
+    if m["not_extracted"]:
+        parts.append(say("{answers} without a letter", answers=m["not_extracted"]))
+    return listed(parts)
 
 
 def compare(m: Metrics) -> str:
-    rules = f"{m['compared']['task']}, {m['compared']['protocol']}, {counted(m['asked'], 'question')}"
+    rules = listed([m["compared"]["task"], m["compared"]["protocol"], counted(m["asked"], "question")])
     if not m["asked"]:
-        return f"no question was asked of both ({rules})"
-    before, after = percent(m["accuracy_before"]), percent(m["accuracy_after"])
-    change = f"{points(m['difference'])} ({span(m['interval'], points)})"
-    return f"{before} → {after}, {change}, p {m['p_value']:.3f} ({rules})"
+        return say("no question was asked of both ({rules})", rules=rules)
+    return say(
+        "{before} → {after}, {change} ({interval}), p {p:.3f} ({rules})",
+        before=percent(m["accuracy_before"]),
+        after=percent(m["accuracy_after"]),
+        change=points(m["difference"]),
+        interval=span(m["interval"], points),
+        p=m["p_value"],
+        rules=rules,
+    )
 
 
 def points(share: float) -> str:
     """`+1.5 points` for 0.015."""
-    return f"{share * 100:+.1f} points".replace("-", "−")
+    return say("{points:+.1f} points", points=share * 100).replace("-", "−")
 
 
 def quant(m: Metrics) -> str:
@@ -144,17 +201,25 @@ def quant(m: Metrics) -> str:
     means = []
     for kind, row in m["types"].items():
         bits = [figures["bits_per_byte"] for figures in row["texts"].values()]
-        means.append(f"{kind} {sum(bits) / len(bits):.3f} in {megabytes(row['bytes'])}")
-    return "bits per byte: " + ", ".join(means)
+        mean, size = sum(bits) / len(bits), megabytes(row["bytes"])
+        means.append(say("{kind} {bits:.3f} in {size}", kind=kind, bits=mean, size=size))
+    return say("bits per byte: {items}", items=listed(means))
 
 
 def speed(m: Metrics) -> str:
     rows = [
-        f"{row['engine']} {row['answer_ms_per_token']:.1f} ms/token with {counted(row['threads'], 'thread')}"
+        say(
+            "{engine} {ms:.1f} ms/token with {threads}",
+            engine=row["engine"],
+            ms=row["answer_ms_per_token"],
+            threads=counted(row["threads"], "thread"),
+        )
         for row in m["rows"]
     ]
-    rows += [f"{row['speed_up']:.2f} times as fast with the draft" for row in m.get("draft", [])]
-    return ", ".join(rows)
+    rows += [
+        say("{times:.2f} times as fast with the draft", times=row["speed_up"]) for row in m.get("draft", [])
+    ]
+    return listed(rows)
 
 
 def longbench(m: Metrics) -> str:
@@ -162,22 +227,30 @@ def longbench(m: Metrics) -> str:
     rows = m["tasks"]
     means = {name: part["average"] for name, part in m["languages"].items() if part["average"] is not None}
     means = means or {name: row["score"] for name, row in rows.items()}
-    cut = sum(row["truncated"] for row in rows.values())
-    asked = counted(sum(row["items"] for row in rows.values()), "item")
-    return f"{', '.join(f'{name} {mean:.1f}' for name, mean in means.items())}; {asked}, {cut:,} cut in the middle"
+    return say(
+        "{means}; {items}, {cut:,} cut in the middle",
+        means=listed([f"{name} {mean:.1f}" for name, mean in means.items()]),
+        items=counted(sum(row["items"] for row in rows.values()), "item"),
+        cut=sum(row["truncated"] for row in rows.values()),
+    )
 
 
 def needle(m: Metrics) -> str:
-    share = f"{m['found']} of {m['asked']} found, {percent(m['share'])} ({span(m['interval'], percent)})"
-    return f"{share}; without the fact {m['control_found']} of {m['control_asked']}"
+    return say(
+        "{found} of {asked} found, {share} ({interval}); without the fact {control_found} of {control_asked}",
+        share=percent(m["share"]),
+        interval=span(m["interval"], percent),
+        **{name: m[name] for name in ("found", "asked", "control_found", "control_asked")},
+    )
 
 
 def samples(m: Metrics) -> str:
-    return f"{counted(m['answers'], 'answer')}, {m['tokens_per_second']:.0f} tokens/s"
+    answers = counted(m["answers"], "answer")
+    return say("{answers}, {rate:.0f} tokens/s", answers=answers, rate=m["tokens_per_second"])
 
 
 def report(m: Metrics) -> str:
-    return f"a page on {counted(m['steps'], 'step')}"
+    return say("a page on {steps}", steps=counted(m["steps"], "step"))
 
 
 CLAUSES: dict[str, Callable[[Metrics], str]] = {
