@@ -109,7 +109,7 @@ def test_the_page_stands_alone_and_tells_the_figures(road: list[Path], tmp_path:
     assert set(re.findall(r"https?://[\w.]+", html)) == {"http://www.w3.org"}  # names of XML, not addresses
     assert "@media (prefers-color-scheme: dark)" in html
     assert "到中文的路 &amp; back" in html
-    assert html.count("<svg") == 2 * 2
+    assert html.count("<svg") == 2 * 3
     assert "#a1000" not in html
     assert "currentColor" in html
     assert "&lt;script&gt;雅言|*是*" in html

@@ -18,6 +18,7 @@ class Picture:
 
     svg: str
     caption: str
+    wide: bool = False  # as large as it is drawn, whatever the width of the page
 
 
 @dataclass(frozen=True)

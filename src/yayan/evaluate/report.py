@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from yayan.errors import UserError
 from yayan.evaluate import limits, long_sections, measured, sections
+from yayan.evaluate.family import family
 from yayan.evaluate.languages import LANGUAGES, say, speaking
 from yayan.evaluate.page import Page, Section, markdown
 from yayan.evaluate.steps import Step, read_steps
@@ -60,6 +61,7 @@ def make_sections(steps: list[Step]) -> list[Section]:
     """All sections that the steps have something for."""
     found = [
         sections.road(steps),
+        family(steps),
         sections.languages(steps),
         sections.vocabulary(steps),
         sections.tokens(steps),

@@ -32,6 +32,11 @@ class Step:
         return self.record["metrics"]
 
     @cached_property
+    def sha256(self) -> str:
+        """The hash by which later steps' records name what this one made."""
+        return lineage.sha256_of(self.folder)
+
+    @cached_property
     def results(self) -> dict:
         return json.loads((self.folder / RESULTS_NAME).read_text(encoding="utf-8"))
 
