@@ -145,6 +145,7 @@ def test_markdown_says_the_same(road: list[Path], tmp_path: Path, language: str,
     rules = sum(set(line) <= set("| -:") for line in table_lines)
     assert len(table_lines) - rules == len(read(tmp_path / "report" / "report.html", language).rows)
     assert "\\<script\\>雅言|\\*是\\*" in text
+    assert re.search(r"^- pretrain(: loss|：损失) 7\.90 → 2\.31", text, re.M)  # a section of pictures alone
     assert "4,096" in text
 
 

@@ -62,7 +62,7 @@ class Page:
 
 
 def markdown(page: Page) -> str:
-    """The page as GitHub's Markdown, without its pictures."""
+    """The page as GitHub's Markdown, without its pictures; where there is nothing else, what they show in words."""
     parts = [f"# {page.title}", page.subtitle]
     parts += ["\n".join(f"- **{escape(card.figure)}** {escape(card.meaning)}" for card in page.cards)]
     for section in page.sections:
@@ -74,8 +74,11 @@ def markdown(page: Page) -> str:
         parts += [
             f"{quote(talk.question)}\n\n{escape(talk.answer)}\n\n*{talk.note}*" for talk in section.talks
         ]
-        if section.points:
-            parts.append("\n".join(f"- {escape(point)}" for point in section.points))
+        points = section.points
+        if not (section.text or section.table or section.talks or points):
+            points = [picture.caption for picture in section.pictures]
+        if points:
+            parts.append("\n".join(f"- {escape(point)}" for point in points))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
