@@ -67,7 +67,7 @@ def off_the_line(peaks: list[tuple[int, int]]) -> str:
         return ""
     (first, least), (second, more), *_, (length, found) = peaks
     share = found / (least + (more - least) / (second - first) * (length - first)) - 1
-    return f"{share:+.0%}, {'linear' if abs(share) <= LINEAR else 'not linear'}"
+    return f"{share:+.0%}, {'no more than linear' if share <= LINEAR else 'not linear'}"
 
 
 def read_arguments() -> argparse.Namespace:
