@@ -7,7 +7,6 @@ from warnings import catch_warnings
 import torch
 
 from yayan.errors import WorkError
-from yayan.model.load import load_model, quiet_transformers
 from yayan.weights.adapter import Adapter
 from yayan.weights.stream import TensorSource, open_tensors
 
@@ -29,11 +28,13 @@ def largest_difference(base: Path, adapters: Sequence[Path], merged: Path) -> fl
     All in float32, the adapters loaded by plain PEFT, one after the other. None where a model is too large to be
     computed with here. Raises WorkError if float32 weights predict something else.
     """
-    from peft import PeftModel  # takes seconds, which the merge of a large model need not wait
-
     specs = open_tensors(merged).specs.values()
     if 4 * sum(spec.elements for spec in specs) > LARGEST_BYTES:
         return None
+    from peft import PeftModel  # both take seconds, for which the merge of a large model need not wait
+
+    from yayan.model.load import load_model, quiet_transformers
+
     ours = load_model(merged)
     rows = ours.get_input_embeddings().num_embeddings
     ids_1T = torch.randint(rows, (1, SAMPLED_TOKENS), generator=torch.Generator().manual_seed(0))
