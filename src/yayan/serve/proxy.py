@@ -29,7 +29,7 @@ class Proxy:
             base_url=engine.url,
             headers={"Authorization": f"Bearer {key}"},
             timeout=None,  # the door has a patience; an answer may take long
-            # One that is kept may be closed by llama.cpp just when it is used again: 1 of 3,000 requests failed
+            # One that is kept may be closed by llama.cpp just when it is used again: 2 of 8,000 requests failed
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=0),
             trust_env=False,  # no proxy of the environment between us
         )
