@@ -68,11 +68,16 @@ def positions_of(model: Path, asked: Context = None) -> int:
     if not model.is_file():
         return context_of(model, asked)
     if asked == "auto":
-        cure = "name the folder it was made from, or stretch that (yayan stretch)"
-        raise UserError("llama.cpp turns all texts as the file says", where=model, cure=cure)
+        raise no_stretch_of(model)
     from yayan.weights.ggml import read_header
 
     return choose_context(read_header(model).context, asked, model)
+
+
+def no_stretch_of(gguf: Path) -> UserError:
+    """What is wrong with a context "auto" of a file."""
+    cure = "name the folder it was made from, or stretch that (yayan stretch)"
+    return UserError("llama.cpp turns all texts as the file says", where=gguf, cure=cure)
 
 
 def refuse_base_model(template: str | None, name: str) -> None:

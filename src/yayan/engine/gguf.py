@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 
 from yayan import __version__
+from yayan.engine.choose import no_stretch_of
 from yayan.errors import UserError
 from yayan.lineage import cache_folder, sha256_of
 from yayan.model.folder import read_config, write_json
@@ -55,8 +56,7 @@ def stretched_once(model: Path) -> Path:
     from yayan.model.longer import first_stretch  # imports torch
 
     if not (model / "config.json").is_file():
-        cure = "name the folder it was made from, or stretch that (yayan stretch)"
-        raise UserError("llama.cpp turns all texts as the file says", where=model, cure=cure)
+        raise no_stretch_of(model)
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work) / model.resolve().name
         folder.mkdir()
