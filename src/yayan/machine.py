@@ -2,6 +2,8 @@
 
 import os
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -32,6 +34,21 @@ def matmul_rate(dtype: torch.dtype, seconds: float = 0.5) -> float:
             out[0, 0].item()  # a GPU is waited for
     out[0, 0].item()
     return count * 2 * size**3 / (time.monotonic() - started)
+
+
+@contextmanager
+def one_thread_each() -> Generator[int]:
+    """How many threads may compute at the same time, torch's operations in one thread each meanwhile.
+
+    Small ones gain: two threads of torch that wait for each other a thousand times a second, beside a third that writes
+    and hashes, took twice the processor time of two that work on something of their own.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
 
 
 def memory_bytes() -> int:

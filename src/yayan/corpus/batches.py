@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from yayan.corpus.ahead import ahead
+from yayan.ahead import ahead
 from yayan.corpus.plan import Plan, make_plan
 from yayan.corpus.shards import Shards
 from yayan.corpus.shuffle import shuffled

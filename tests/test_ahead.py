@@ -7,7 +7,7 @@ from itertools import count, islice
 
 import pytest
 
-from yayan.corpus.ahead import ahead
+from yayan.ahead import ahead
 
 
 def square(number: int) -> int:
