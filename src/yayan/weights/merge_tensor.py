@@ -15,8 +15,8 @@ from yayan.errors import WorkError
 from yayan.weights.adapter import Adapter
 
 BLOCK_NUMBERS = 1 << 20  # of the rows that are made at once: 4 MB in float32 stay in the cache
-# A product of fewer rows, or of a number of rows of no such multiple, is summed in another order than the whole one
-# (seen with 5 and with 95 rows): then a row would come out otherwise than PEFT's
+# Products of very few rows are summed in another order than the whole one (seen with 1 to 3 rows, with 5 in the last
+# block, by two threads with 95), and a row would come out otherwise than PEFT's
 WHOLE_ROWS = 64
 
 
