@@ -115,6 +115,11 @@ def test_types_where_rows_are_no_whole_blocks(
     assert block_type(name, columns, file_type, 6, tied=False, shared_heads=1) == kind
 
 
+def quantized(weight: torch.Tensor, kind: BlockType, importance: np.ndarray | None = None) -> np.ndarray:
+    """All blocks of rows, one after another."""
+    return np.concatenate(list(quantize_blocks(weight, kind, importance, 2)))
+
+
 def weights(rows: int, columns: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.randn(rows, columns, generator=torch.Generator().manual_seed(1)).mul(0.05).to(dtype)
 
@@ -123,7 +128,7 @@ def weights(rows: int, columns: int, dtype: torch.dtype = torch.float32) -> torc
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_blocks_are_those_of_the_reference_implementation(kind: BlockType, dtype: torch.dtype) -> None:
     weight = weights(13, 96, dtype)
-    assert np.array_equal(quantize_blocks(weight, kind), gguf.quantize(weight.float().numpy(), kind))
+    assert np.array_equal(quantized(weight, kind), gguf.quantize(weight.float().numpy(), kind))
 
 
 @pytest.mark.parametrize(
@@ -141,7 +146,7 @@ def test_blocks_are_those_of_the_reference_implementation(kind: BlockType, dtype
 )
 def test_blocks_decode_to_what_went_in(kind: BlockType, relative_error: float) -> None:
     weight = weights(7, 512)
-    blocks = quantize_blocks(weight, kind)
+    blocks = quantized(weight, kind)
     assert blocks.shape == (7, row_bytes(512, kind))
     back = torch.from_numpy(gguf.dequantize(blocks, kind))
     assert relative_error / 4 < (back - weight).norm() / weight.norm() < relative_error
@@ -149,7 +154,7 @@ def test_blocks_decode_to_what_went_in(kind: BlockType, relative_error: float) -
 
 def test_bfloat16_is_torchs_bytes() -> None:
     weight = weights(5, 34)
-    blocks = quantize_blocks(weight, BlockType.BF16)
+    blocks = quantized(weight, BlockType.BF16)
     assert torch.equal(torch.from_numpy(blocks).view(torch.bfloat16), weight.to(torch.bfloat16))
 
 
@@ -158,9 +163,7 @@ def test_importance_moves_errors_to_columns_that_count_little(kind: BlockType) -
     weight = weights(64, 512)
     importance = np.where(np.arange(512) % 2, 1.0, 1e-3).astype(np.float32)
     errors = [
-        (torch.from_numpy(gguf.dequantize(quantize_blocks(weight, kind, given), kind)) - weight)
-        .square()
-        .mean(0)
+        (torch.from_numpy(gguf.dequantize(quantized(weight, kind, given), kind)) - weight).square().mean(0)
         for given in (None, importance)
     ]
     assert errors[1][1::2].mean() < 0.97 * errors[0][1::2].mean()
@@ -171,15 +174,15 @@ def test_importance_moves_errors_to_columns_that_count_little(kind: BlockType) -
 def test_floats_are_rounded_as_torch_does(kind: BlockType) -> None:
     weight = weights(5, 33, torch.bfloat16)
     wanted = weight.to(torch.float32 if kind == BlockType.F32 else torch.float16)
-    assert np.array_equal(quantize_blocks(weight, kind), wanted.numpy())
+    assert np.array_equal(quantized(weight, kind), wanted.numpy())
 
 
 @pytest.mark.parametrize("kind", [BlockType.F16, BlockType.Q4_K])
 def test_chunks_do_not_show(kind: BlockType, monkeypatch: pytest.MonkeyPatch) -> None:
     weight = weights(11, 256)
-    whole = quantize_blocks(weight, kind)
+    whole = quantized(weight, kind)
     monkeypatch.setattr(quantize, "CHUNK_WEIGHTS", 3 * 256)
-    assert np.array_equal(quantize_blocks(weight, kind), whole)
+    assert np.array_equal(quantized(weight, kind), whole)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +198,7 @@ def test_a_weight_that_the_type_cannot_hold_is_refused(value: float, kind: Block
     weight = weights(3, 256)
     weight[2, 200] = value
     with pytest.raises(UserError, match=kind.name):
-        quantize_blocks(weight, kind)
+        quantized(weight, kind)
 
 
 @pytest.mark.slow

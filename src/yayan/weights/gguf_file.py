@@ -9,13 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from gguf import GGML_QUANT_VERSION, GGUFWriter, RopeScalingType
 
 from yayan.errors import UserError
+from yayan.machine import one_thread_each
 from yayan.model.folder import INPUT_END, OUTPUT_END, read_config
 from yayan.model.longer import window_of
 from yayan.model.rope import frequencies, head_width, plain, rope_of
@@ -283,7 +284,7 @@ def write_tensors(files: Sequence[tuple[GGUFWriter, PlannedFile]], importance: I
     heads, paired = heads_of(plan.config), ARCHITECTURES[plan.config["model_type"]] in PAIRED
     names = ", ".join(str(writer.path) for writer, _ in files)
     megabytes = sum(item.bytes for _, plan in files for item in plan.tensors) / 1e6
-    with Progress(f"write {names}", total=megabytes, unit="MB") as bar:
+    with one_thread_each() as workers, Progress(f"write {names}", total=megabytes, unit="MB") as bar:
         for number, item in enumerate(plan.tensors):
             tensor = plan.source.read(item.source)
             module = item.name.split(".")[-2]
@@ -291,11 +292,24 @@ def write_tensors(files: Sequence[tuple[GGUFWriter, PlannedFile]], importance: I
                 tensor = interleave_halves(tensor, heads[module])
             matrix = tensor if tensor.dim() == 2 else tensor[None]
             for writer, own in files:
-                kind = own.tensors[number].kind
-                writer.write_tensor_data(quantize_blocks(matrix, kind, importance.get(item.source)))
-                bar.advance(own.tensors[number].bytes / 1e6)
+                planned = own.tensors[number]
+                blocks = quantize_blocks(matrix, planned.kind, importance.get(item.source), workers)
+                writer.write_tensor_data(InBlocks(planned.bytes, blocks))
+                bar.advance(planned.bytes / 1e6)
     for writer, _ in files:
         writer.close()
+
+
+@dataclass(frozen=True)
+class InBlocks:
+    """What `GGUFWriter` asks of an array, made while it is written."""
+
+    nbytes: int
+    blocks: Iterable[np.ndarray]
+
+    def tofile(self, file: IO[bytes]) -> None:
+        for block in self.blocks:
+            file.write(block.data)
 
 
 def interleave_halves(tensor: torch.Tensor, heads: int) -> torch.Tensor:

@@ -3,8 +3,7 @@
 Shapes: R rows, C columns (what ggml calls ne[0]: the axis along which a block lies).
 """
 
-import os
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from typing import Literal, get_args
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from gguf import GGML_QUANT_SIZES, LlamaFileType
 from gguf import GGMLQuantizationType as BlockType
 
+from yayan.ahead import ahead
 from yayan.errors import UserError
 from yayan.weights.ggml import quantize_rows
 
@@ -31,7 +31,7 @@ FALLBACK = {
     BlockType.Q5_K: BlockType.Q5_1,
     BlockType.Q6_K: BlockType.Q8_0,
 }
-CHUNK_WEIGHTS = 1 << 22  # weights that a thread holds in float32 at once: 16 MiB
+CHUNK_WEIGHTS = 1 << 20  # weights that a thread holds in float32 at once: 4 MiB, which stay in the cache
 
 
 def block_type(
@@ -122,31 +122,28 @@ def row_bytes(columns: int, kind: BlockType) -> int:
 
 
 def quantize_blocks(
-    weight_RC: torch.Tensor, kind: BlockType, importance_C: np.ndarray | None = None
-) -> np.ndarray:
-    """Weights of any float type -> values [R, C] in F32 or F16, or ggml's blocks (and BF16) as bytes of a row, uint8.
+    weight_RC: torch.Tensor, kind: BlockType, importance_C: np.ndarray | None = None, workers: int = 1
+) -> Iterator[np.ndarray]:
+    """Weights of any float type -> values [n, C] in F32 or F16, or ggml's blocks (and BF16) as bytes of a row, uint8,
+    some rows after the others, made by so many threads.
 
-    Goes through float32, some rows at a time on each core. `importance_C`: float32, how much an error of each column
-    counts. Raises UserError if a weight is not finite in the wanted type.
+    Goes through float32. `importance_C`: float32, how much an error of each column counts. Raises UserError if a weight
+    is not finite in the wanted type.
     """
     rows, columns = weight_RC.shape
-    value_type = {BlockType.F32: np.float32, BlockType.F16: np.float16}.get(kind)
-    out = np.empty((rows, columns if value_type else row_bytes(columns, kind)), value_type or np.uint8)
     step = max(1, CHUNK_WEIGHTS // columns)
 
-    def fill(first: int) -> None:
+    def make(first: int) -> np.ndarray:
         part = weight_RC[first : first + step].to(FLOAT_TYPES.get(kind, torch.float32)).contiguous()
-        if not torch.isfinite(part).all():
+        if not all(end.isfinite() for end in torch.aminmax(part)):
             what = f"a weight is not a number, infinite, or too large for {kind.name}"
             raise UserError(what, cure="check the model, or choose another type")
-        if value_type:
-            out[first : first + step] = part.numpy()
-        elif kind == BlockType.BF16:
-            out[first : first + step] = part.view(torch.uint8).numpy()
-        else:
-            quantize_rows(part.numpy(), out[first : first + step], kind, importance_C)
+        if kind in (BlockType.F32, BlockType.F16):
+            return part.numpy()
+        if kind == BlockType.BF16:
+            return part.view(torch.uint8).numpy()
+        out = np.empty((len(part), row_bytes(columns, kind)), np.uint8)
+        quantize_rows(part.numpy(), out, kind, importance_C)
+        return out
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # ggml's functions let go of the interpreter
-        for done in [pool.submit(fill, first) for first in range(0, rows, step)]:
-            done.result()
-    return out
+    return (block for block, _ in ahead(make, ((i, None) for i in range(0, rows, step)), workers))
