@@ -10,7 +10,6 @@ from yayan.progress import Progress
 from yayan.stage import InputPath, Stage
 from yayan.weights.gguf_file import plan_file, write_gguf_files
 from yayan.weights.gguf_proof import Proof
-from yayan.weights.importance import importance_of
 from yayan.weights.quantize import FileType
 
 
@@ -45,6 +44,8 @@ class Gguf(Stage):
         paths = {kind: work / f"{self.name}-{kind}.gguf" for kind in self.type}
         importance = None
         if self.calibration:
+            from yayan.weights.importance import importance_of  # transformers takes seconds
+
             importance = importance_of(self.model, self.calibration, self.calibration_tokens)
         files = write_gguf_files(self.model, paths, importance)
         proof = Proof(self.model)

@@ -13,7 +13,6 @@ from yayan.engine.llama_c import Network
 from yayan.engine.llamacpp import LlamaCpp, Message
 from yayan.errors import WorkError
 from yayan.model.folder import read_config
-from yayan.model.load import load_model
 from yayan.template import encode_prompt
 from yayan.tokenizer import Tokenizer, load_tokenizer
 from yayan.weights.gguf_ids import ids_of, opened_vocabulary
@@ -129,4 +128,6 @@ def probing_positions(tokenizer: Tokenizer, context: int) -> tuple[list[int], li
 @torch.no_grad()
 def logprobs_at(model: Path, ids: list[int], positions: list[int]) -> torch.Tensor:
     """Natural log-probabilities [N, V] of what follows each of N positions, in float32, by `transformers`."""
+    from yayan.model.load import load_model  # seconds, for which files of large models need not wait
+
     return load_model(model)(torch.tensor([ids])).logits[0, positions].log_softmax(-1)
