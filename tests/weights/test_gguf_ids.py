@@ -16,7 +16,14 @@ from yayan.errors import UserError, WorkError
 from yayan.pretokenizers import EXPRESSIONS
 from yayan.tokenizer import load_tokenizer
 from yayan.tokenizer_files import open_byte_level
-from yayan.weights.gguf_ids import LONGEST_TEXT, llamacpp_ids, opened_vocabulary, write_vocabulary
+from yayan.weights.gguf_ids import (
+    LONGEST_TEXT,
+    MODEL_DEFAULTS,
+    llamacpp_ids,
+    model_parameters,
+    opened_vocabulary,
+    write_vocabulary,
+)
 
 
 def with_specials(folder: Path, count: int, seed: int) -> list[str]:
@@ -55,6 +62,14 @@ def test_a_sentencepiece_folder(tmp_path: Path) -> None:
     folder = make_chat_model(tmp_path)
     texts = [text.replace("\x00", "") for text in with_specials(folder, 1000, 1)]
     assert llamacpp_ids(folder, texts) == load_tokenizer(folder).encode_batch(texts)
+
+
+def test_another_layout_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert model_parameters().use_extra_bufts
+    assert not model_parameters(as_in_file=True).use_extra_bufts
+    monkeypatch.setitem(MODEL_DEFAULTS, "lazy_mode", 7)
+    with pytest.raises(WorkError, match="lays out lazy_mode otherwise"):
+        model_parameters()
 
 
 def test_texts_by_hand(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import xllamacpp
 from yayan.errors import UserError, WorkError
 from yayan.model.folder import choose_context
 from yayan.weights.ggml import Pointer, read_header
-from yayan.weights.gguf_ids import Id, llama, quiet_llamacpp
+from yayan.weights.gguf_ids import Id, llama, model_parameters, quiet_llamacpp
 
 F32, F16 = 0, 1  # ggml's numbers of the types of the cache
 NO_FLASH_ATTENTION, AUTO = 0, -1
@@ -159,9 +159,7 @@ class Network:
         self.rows: int = functions().llama_vocab_n_tokens(functions().llama_model_get_vocab(self._model))
 
     def _load(self) -> int:
-        found = functions().llama_model_load_from_file(
-            os.fsencode(self.path), functions().llama_model_default_params()
-        )
+        found = functions().llama_model_load_from_file(os.fsencode(self.path), model_parameters())
         if not found:
             what = f"llama.cpp cannot load this model (architecture {self.header.architecture})"
             raise WorkError(what, where=self.path, cure="free some memory; --debug shows its reasons")

@@ -28,9 +28,33 @@ Id = ctypes.c_int32
 
 
 class ModelParameters(ctypes.Structure):
-    """llama_model_params, taken and given by value and never looked into: room for more than it has ever held."""
+    """llama_model_params up to the one flag that is set here, and room for what stands behind it.
 
-    _fields_ = (("room", ctypes.c_uint64 * 128),)
+    Given by value, so its layout must be that of the wheel: `model_parameters` compares it with the known defaults.
+    """
+
+    _fields_ = (
+        *((name, Pointer) for name in ("devices", "tensor_buft_overrides")),
+        *((name, Id) for name in ("n_gpu_layers", "split_mode", "load_mode", "lazy_mode", "main_gpu")),
+        *((name, Pointer) for name in ("tensor_split", "progress_callback", "user_data", "kv_overrides")),
+        *((name, ctypes.c_bool) for name in ("vocab_only", "check_tensors", "use_extra_bufts")),
+        ("room", ctypes.c_uint64 * 120),
+    )
+
+
+MODEL_DEFAULTS = {
+    "n_gpu_layers": -1,
+    "split_mode": 1,
+    "load_mode": -1,
+    "lazy_mode": 1,
+    "main_gpu": 0,
+    "tensor_split": None,
+    "progress_callback": None,
+    "kv_overrides": None,
+    "vocab_only": False,
+    "check_tensors": False,
+    "use_extra_bufts": True,
+}
 
 
 @cache
@@ -53,6 +77,19 @@ def llama() -> ctypes.CDLL:
         function = getattr(functions, name)
         function.restype, function.argtypes = result, arguments
     return functions
+
+
+def model_parameters(*, as_in_file: bool = False) -> ModelParameters:
+    """llama.cpp's defaults; `as_in_file`: weights stay in the mapped file, and are not laid out anew in memory to be
+    multiplied faster. Raises WorkError if this wheel has others than those that are known here.
+    """
+    found = llama().llama_model_default_params()
+    moved = [name for name, value in MODEL_DEFAULTS.items() if getattr(found, name) != value]
+    if moved:
+        what = f"this xllamacpp lays out {moved[0]} otherwise"
+        raise WorkError(what, cure="install the version that yayan was tested with (requirements.lock)")
+    found.use_extra_bufts = not as_in_file
+    return found
 
 
 def llamacpp_ids(folder: Path, texts: Sequence[str], *, parse_specials: bool = False) -> list[list[int]]:
@@ -108,9 +145,7 @@ def opened_vocabulary(path: Path) -> Iterator[int]:
     """llama.cpp's handle of the vocabulary of a whole model file, for `ids_of`. Raises WorkError if it is refused."""
     functions = llama()
     with quiet_llamacpp():
-        model = functions.llama_model_load_from_file(
-            os.fsencode(path), functions.llama_model_default_params()
-        )
+        model = functions.llama_model_load_from_file(os.fsencode(path), model_parameters(as_in_file=True))
     if not model:
         raise WorkError("llama.cpp cannot open this vocabulary", where=path)
     try:
