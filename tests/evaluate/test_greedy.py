@@ -12,7 +12,7 @@ import pytest
 
 from tests.sentencepiece_model import make_chat_model
 from yayan.errors import UserError, YayanError
-from yayan.evaluate.answerers import Answerer, look_at, open_answerer
+from yayan.evaluate.answerers import Answerer, Prompt, look_at, open_answerer
 from yayan.evaluate.greedy import JOURNAL_NAME, Answer, Journal, Question, answer_all, ask
 from yayan.lineage import sha256_of
 from yayan.progress import Progress
@@ -20,7 +20,9 @@ from yayan.weights.gguf_file import write_gguf
 
 from .test_longbench import official, write_task
 
-QUESTIONS = [Question(f"q/{n}", [1, *range(20 + n, 60 + n)], 6 + n, truncated=n == 2) for n in range(7)]
+QUESTIONS = [
+    Question(f"q/{n}", Prompt("", [1, *range(20 + n, 60 + n)]), 6 + n, truncated=n == 2) for n in range(7)
+]
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +74,10 @@ def test_half_a_line_is_cut_off(tmp_path: Path) -> None:
 
 def test_an_error_ends_what_is_under_way(engine: Answerer, tmp_path: Path) -> None:
     def questions() -> Iterator[Question]:
-        yield Question("long", [1, 30], 500)
+        yield Question("long", Prompt("", [1, 30]), 500)
         yield QUESTIONS[0]
         yield QUESTIONS[1]
-        yield Question("impossible", [10**6], 3)
+        yield Question("impossible", Prompt("", [10**6]), 3)
 
     with Journal(tmp_path) as journal, Progress("test") as bar, pytest.raises(YayanError):
         answer_all(engine, journal, questions(), 2, bar)
@@ -105,7 +107,7 @@ def test_both_engines_say_the_same(model: Path) -> None:
     said = []
     for context in (None, "auto"):
         with open_answerer(model, context, threads=1) as engine:
-            said.append([engine.answer(question.ids, 3).text.strip(" \ufffd") for question in QUESTIONS])
+            said.append([engine.answer(question.prompt, 3).text.strip(" \ufffd") for question in QUESTIONS])
             assert engine.text_of(engine.text_ids("河 a")[1:]).strip() == "河 a"
     assert said[0] == said[1]
 

@@ -14,7 +14,7 @@ from transformers import LlamaForCausalLM
 from tests.conftest import SHARED, needs_shared, quietly
 from tests.sentencepiece_model import TEXTS, make_chat_model
 from yayan.errors import UserError
-from yayan.evaluate.answerers import open_answerer
+from yayan.evaluate.answerers import Prompt, open_answerer
 from yayan.evaluate.greedy import JOURNAL_NAME
 from yayan.evaluate.long_prompts import PromptMaker
 from yayan.evaluate.longbench import EvalLongbench, columns
@@ -204,23 +204,24 @@ def test_what_is_too_long_keeps_its_first_and_last_half(base: Path, chat: Path, 
             half = kept // 2
             expected = tokenizer.decode(ids[:half]) + tokenizer.decode(ids[-half:])
             assert maker.cut(text, kept) == expected
-        assert maker.fit(text, chat=False, room=len(ids), length=None) == (ids, False)
+        assert maker.fit(text, chat=False, room=len(ids), length=None) == (Prompt(text, ids), False)
         assert maker.fit(text, chat=False, room=len(ids), length=len(ids) - 1)[1]
         for room in range(20, 120, 7):
             fitted, cut = maker.fit(text, chat=False, room=room, length=None)
             assert cut
-            assert room - 8 <= len(fitted) <= room
-        assert abs(len(maker.fit(text, chat=False, room=500, length=60)[0]) - 60) < 8
+            assert room - 8 <= len(fitted.ids) <= room
+        assert abs(len(maker.fit(text, chat=False, room=500, length=60)[0].ids) - 60) < 8
         with pytest.raises(ValueError, match="nothing of a text fits"):
             maker.fit(text, chat=False, room=1, length=None)
     with open_answerer(chat, context, threads=1) as engine:
         maker = PromptMaker(engine)
         whole = encode_prompt(tokenizer, [{"role": "user", "content": text}])
         assert maker.ids(text, chat=True) == whole
-        assert maker.fit(text, chat=True, room=len(whole), length=None) == (whole, False)
+        prompt = maker.prompt(text, chat=True)
+        assert maker.fit(text, chat=True, room=len(whole), length=None) == (prompt, False)
         fitted, cut = maker.fit(text, chat=True, room=len(whole) - 1, length=None)
         assert cut
-        assert len(whole) - 9 <= len(fitted) < len(whole)
+        assert len(whole) - 9 <= len(fitted.ids) < len(whole)
 
 
 @pytest.mark.parametrize(

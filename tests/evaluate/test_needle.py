@@ -78,7 +78,7 @@ def test_a_prompt_is_text_fact_text_question(
     with open_answerer(model, threads=1) as engine:
         maker = PromptMaker(engine)
         for length, depth in ((200, 0), (300, 50), (301, 75), (400, 100), (250, None)):
-            ids = haystack.prompt(maker, fact, length, depth, 3, chat=form == "chat")
+            ids = haystack.prompt(maker, fact, length, depth, 3, chat=form == "chat").ids
             assert length - 60 < len(ids) <= length
             shown = engine.text_of(ids)
             body = shown.removeprefix("<s> ").rpartition("<</SYS>>\n\n")[2].removesuffix(" [/INST]")

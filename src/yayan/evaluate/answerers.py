@@ -1,4 +1,8 @@
-"""A model opened for greedy answers to ids: llama.cpp, or, where each request is to be stretched for itself, torch."""
+"""What gives greedy answers: llama.cpp, torch where each request is to be stretched for itself, or an endpoint.
+
+All cut prompts with the tokenizer of a local model. A prompt carries what is asked beside its ids: an engine of this
+process takes the ids, an endpoint the text or the messages.
+"""
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -11,11 +15,24 @@ from yayan.engine.choose import positions_of
 from yayan.engine.gguf import find_gguf
 from yayan.engine.llamacpp import LlamaCpp, Message, open_model
 from yayan.engine.sampling import Sampling
-from yayan.evaluate.samples import template_of
 from yayan.model.folder import Context
+from yayan.template import encode_prompt
+from yayan.tokenizer import Tokenizer, load_tokenizer
+from yayan.weights.ggml import read_header
 
 if TYPE_CHECKING:  # torch takes two seconds, which llama.cpp does not need
     from yayan.engine.torch import TorchEngine
+
+
+SMALL_CONTEXT = 256  # llama.cpp's smallest; it ends the process where it is given 1
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is asked, a text to go on with or the messages of a chat, and the ids that the local model sees of it."""
+
+    asked: str | list[Message]
+    ids: list[int]
 
 
 @dataclass(frozen=True)
@@ -27,10 +44,8 @@ class Said:
     complete: bool
 
 
-class Answerer(Protocol):
-    """What answers, and cuts texts as it does."""
-
-    name: str
+class Cutter(Protocol):
+    """The tokenizer and the template of a local model."""
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """What the model sees of a chat before it answers."""
@@ -41,7 +56,15 @@ class Answerer(Protocol):
     def text_of(self, ids: Sequence[int]) -> str:
         """Ids as text."""
 
-    def answer(self, ids: Sequence[int], new_tokens: int) -> Said:
+
+class Answerer(Cutter, Protocol):
+    """What answers, and cuts texts as the local model does."""
+
+    name: str
+    origin: dict[str, str]
+    """What answered, as results say it: `engine`, and where that is an endpoint, which one and the name asked there."""
+
+    def answer(self, prompt: Prompt, new_tokens: int) -> Said:
         """The likeliest tokens, so many at most. Several threads may ask at once."""
 
     def close(self) -> None:
@@ -53,6 +76,7 @@ class LlamaCppAnswerer:
 
     def __init__(self, engine: LlamaCpp) -> None:
         self.engine, self.name, self.close = engine, engine.name, engine.close
+        self.origin = {"engine": "llama.cpp"}
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         return self.engine.prompt_ids(messages)
@@ -64,32 +88,41 @@ class LlamaCppAnswerer:
     def text_of(self, ids: Sequence[int]) -> str:
         return self.engine.ask("/detokenize", {"tokens": list(ids)})["content"]
 
-    def answer(self, ids: Sequence[int], new_tokens: int) -> Said:
-        body = {"prompt": list(ids), "n_predict": new_tokens, "temperature": 0, "cache_prompt": False}
+    def answer(self, prompt: Prompt, new_tokens: int) -> Said:
+        body = {"prompt": prompt.ids, "n_predict": new_tokens, "temperature": 0, "cache_prompt": False}
         reply = self.engine.ask("/completion", body)
         return Said(reply["content"], reply["tokens_predicted"], reply["stop_type"] == "eos")
 
 
-class TorchAnswerer:
+class FolderCutter:
+    """The tokenizer of a model folder."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        return encode_prompt(self.tokenizer, messages)
+
+    def text_ids(self, text: str) -> list[int]:
+        return self.tokenizer.begin + self.tokenizer.encode(text)
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(ids)
+
+
+class TorchAnswerer(FolderCutter):
     """Through the torch engine, one answer at a time."""
 
     def __init__(self, engine: "TorchEngine") -> None:
+        super().__init__(engine.tokenizer)
         self.engine, self.name = engine, engine.name
+        self.origin = {"engine": "torch"}
         self.alone, self.closed = Lock(), False
 
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        return self.engine.prompt_ids(messages)
-
-    def text_ids(self, text: str) -> list[int]:
-        return self.engine.text_ids(text)
-
-    def text_of(self, ids: Sequence[int]) -> str:
-        return self.engine.tokenizer.decode(ids)
-
-    def answer(self, ids: Sequence[int], new_tokens: int) -> Said:
+    def answer(self, prompt: Prompt, new_tokens: int) -> Said:
         text, tokens, reason = "", 0, None
         with self.alone:
-            for piece in self.engine.generate(ids, Sampling(temperature=0, max_tokens=new_tokens)):
+            for piece in self.engine.generate(prompt.ids, Sampling(temperature=0, max_tokens=new_tokens)):
                 if self.closed:
                     break
                 text += piece.text
@@ -115,6 +148,13 @@ def look_at(model: Path, context: Context = None) -> Asked:
     return Asked(positions_of(path, context), template_of(model) is not None)
 
 
+def template_of(model: Path) -> str | None:
+    """The chat template of a model folder or of a GGUF file, found without opening the model."""
+    if (model / "config.json").is_file():
+        return load_tokenizer(model).template
+    return read_header(find_gguf(model)).template
+
+
 @contextmanager
 def open_answerer(
     model: Path, context: Context = None, *, threads: int | None = None, slots: int = 1
@@ -127,4 +167,14 @@ def open_answerer(
             yield TorchAnswerer(engine)
     else:
         with open_model(model, context=context, threads=threads, parallel=slots) as running:
+            yield LlamaCppAnswerer(running)
+
+
+@contextmanager
+def open_cutter(model: Path) -> Generator[Cutter]:
+    """The tokenizer of a model alone; a GGUF file is cut by llama.cpp, which maps it and gives it next to no cache."""
+    if (model / "config.json").is_file():
+        yield FolderCutter(load_tokenizer(model))
+    else:
+        with open_model(model, context=min(SMALL_CONTEXT, look_at(model).context), threads=1) as running:
             yield LlamaCppAnswerer(running)

@@ -9,7 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import IO
 
-from yayan.evaluate.answerers import Answerer
+from yayan.errors import WorkError
+from yayan.evaluate.answerers import Answerer, Prompt
 from yayan.partial import whole_lines
 from yayan.progress import Progress
 
@@ -19,10 +20,10 @@ AHEAD = 2  # prompts for each slot that are made and waiting, so that none stand
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt as the model sees it, under a name of its own."""
+    """A prompt under a name of its own."""
 
     key: str
-    ids: list[int]
+    prompt: Prompt
     new_tokens: int
     """Tokens of the answer at most."""
     truncated: bool = False
@@ -39,6 +40,8 @@ class Answer:
     truncated: bool
     tokens: int
     complete: bool
+    by: str = ""
+    """Name of what said it."""
 
 
 class Journal:
@@ -77,8 +80,13 @@ def answer_all(
     """Ask what `journal` does not hold yet, `slots` at a time; `questions` are made when they are needed.
 
     With one slot an answer depends on its prompt alone. With several, products of other shapes are computed, and where
-    two tokens are as good as equal the other one may be taken.
+    two tokens are as good as equal the other one may be taken. Raises WorkError if the journal is another model's.
     """
+    others = {answer.by for answer in journal.answers.values()} - {engine.name, ""}
+    if others:
+        what = f"{min(others)} gave the answers so far, and {engine.name} would give the others"
+        cure = f"serve {min(others)} again, or name another OUT"
+        raise WorkError(what, where=journal.path, cure=cure)
     todo = iter(questions)
     with ThreadPoolExecutor(slots) as pool:
         try:
@@ -97,12 +105,13 @@ def answer_all(
 
 def ask(engine: Answerer, question: Question) -> Answer:
     """One greedy answer to a prompt that is taken as it is."""
-    said = engine.answer(question.ids, question.new_tokens)
+    said = engine.answer(question.prompt, question.new_tokens)
     return Answer(
         key=question.key,
         text=said.text,
-        prompt_tokens=len(question.ids),
+        prompt_tokens=len(question.prompt.ids),
         truncated=question.truncated,
         tokens=said.tokens,
         complete=said.complete,
+        by=engine.name,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from yayan.corpus.read import documents
 from yayan.errors import UserError
+from yayan.evaluate.answerers import Prompt
 from yayan.evaluate.long_prompts import PromptMaker
 
 CHARACTERS_PER_TOKEN = 20  # more than any tokenizer's mean: what is read of a corpus suffices
@@ -86,29 +87,29 @@ class Haystack:
 
     def prompt(
         self, maker: PromptMaker, fact: Fact, length: int, depth: int | None, first: int, *, chat: bool
-    ) -> list[int]:
-        """The ids of the longest prompt of at most `length` tokens: sentences from number `first` on (the last is
+    ) -> Prompt:
+        """The longest prompt of at most `length` tokens: sentences from number `first` on (the last is
         followed by number 0), the fact behind `depth` percent of them, and the question.
 
         Raises UserError if the text is too short for it, or if the length holds no sentence.
         """
         turned = self.sentences[first:] + self.sentences[:first]
 
-        def ids(count: int) -> list[int]:
+        def prompt(count: int) -> Prompt:
             before = count if depth is None else round(count * depth / 100)
             planted = "" if depth is None else fact.sentence
             text = "".join(turned[:before]) + planted + "".join(turned[before:count])
-            return maker.ids(text + fact.ask(chat=chat), chat=chat)
+            return maker.prompt(text + fact.ask(chat=chat), chat=chat)
 
         most = min(len(turned), length)  # a sentence has a token at least
-        count = bisect_right(range(most + 1), length, key=lambda number: len(ids(number))) - 1
+        count = bisect_right(range(most + 1), length, key=lambda number: len(prompt(number).ids)) - 1
         if count < 1:
             what = f"{length} tokens do not hold a sentence, the fact and the question"
             raise UserError(what, where="lengths", cure="ask for longer prompts")
         if count == len(turned):
             what = f"the text has fewer tokens than a prompt of {length}"
             raise UserError(what, where=self.path, cure="give a longer text, or ask for shorter prompts")
-        return ids(count)
+        return prompt(count)
 
 
 def read_haystack(path: Path, tokens: int) -> Haystack:

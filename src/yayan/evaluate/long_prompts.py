@@ -3,22 +3,27 @@ out of the middle of what is too long."""
 
 from functools import cached_property
 
-from yayan.evaluate.answerers import Answerer
+from yayan.evaluate.answerers import Answerer, Prompt
 
 LEAST_KEPT = 2  # tokens: one of each half
 
 
 class PromptMaker:
-    """Texts to the ids that an open model sees. With `chat` a text is the first message of a chat."""
+    """Texts to prompts of an open model. With `chat` a text is the first message of a chat."""
 
     def __init__(self, engine: Answerer) -> None:
         self.engine = engine
 
-    def ids(self, text: str, *, chat: bool) -> list[int]:
+    def prompt(self, text: str, *, chat: bool) -> Prompt:
         """A plain text stands behind BOS where the model wants one, and what looks like a special token is text."""
         if chat:
-            return self.engine.prompt_ids([{"role": "user", "content": text}])
-        return self.engine.text_ids(text)
+            messages = [{"role": "user", "content": text}]
+            return Prompt(messages, self.engine.prompt_ids(messages))
+        return Prompt(text, self.engine.text_ids(text))
+
+    def ids(self, text: str, *, chat: bool) -> list[int]:
+        """The ids of the prompt."""
+        return self.prompt(text, chat=chat).ids
 
     @cached_property
     def template_tokens(self) -> int:
@@ -38,20 +43,20 @@ class PromptMaker:
         parts = [self.engine.text_of(part) for part in (ids[:half][special:], ids[len(ids) - half :])]
         return "".join(part.removeprefix(" ") if space else part for part in parts)
 
-    def fit(self, text: str, *, chat: bool, room: int, length: int | None) -> tuple[list[int], bool]:
-        """The ids of a text that takes `length` tokens at most (without a template; by default all of the `room`), and
-        whether it was cut for that. LongBench's rule: halves are decoded, joined, and tokenised again.
+    def fit(self, text: str, *, chat: bool, room: int, length: int | None) -> tuple[Prompt, bool]:
+        """The prompt of a text that takes `length` tokens at most (without a template; by default all of the `room`),
+        and whether it was cut for that. LongBench's rule: halves are decoded, joined, and tokenised again.
         """
-        ids = self.ids(text, chat=chat)
+        prompt = self.prompt(text, chat=chat)
         if length is None:
             length = room - (self.template_tokens if chat else 0)
-        plain = len(self.ids(text, chat=False)) if chat else len(ids)
-        if plain <= length and len(ids) <= room:
-            return ids, False
+        plain = len(self.ids(text, chat=False)) if chat else len(prompt.ids)
+        if plain <= length and len(prompt.ids) <= room:
+            return prompt, False
         kept = min(length, plain)
         while kept >= LEAST_KEPT:
-            ids = self.ids(self.cut(text, kept), chat=chat)
-            if len(ids) <= room:  # a seam may be cut otherwise than before
-                return ids, True
-            kept -= len(ids) - room
+            prompt = self.prompt(self.cut(text, kept), chat=chat)
+            if len(prompt.ids) <= room:  # a seam may be cut otherwise than before
+                return prompt, True
+            kept -= len(prompt.ids) - room
         raise ValueError(f"nothing of a text fits into {room} tokens")

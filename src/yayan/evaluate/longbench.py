@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from yayan.errors import UserError, refuse_less_than_one
-from yayan.evaluate.answerers import Asked, look_at, open_answerer
+from yayan.evaluate.answerers import Asked, look_at
+from yayan.evaluate.answering import LongAnswers
 from yayan.evaluate.cuts import show
 from yayan.evaluate.greedy import Answer, Journal, Question, answer_all
 from yayan.evaluate.intervals import bootstrap_ratio
@@ -15,24 +16,21 @@ from yayan.evaluate.longbench_items import Item, find_tasks, read_items
 from yayan.evaluate.longbench_metrics import LIBRARIES, METRICS, library
 from yayan.evaluate.longbench_tasks import COLUMNS, LANGUAGES, TASKS, Task
 from yayan.evaluate.results import Protocol, write_results
-from yayan.model.folder import Context
 from yayan.progress import Progress
-from yayan.stage import InputPath, Stage
+from yayan.stage import InputPath
 
 PROTOCOL = Protocol("longbench", "official", 1)
 FULL_SCORE = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalLongbench(Stage):
+class EvalLongbench(LongAnswers):
     """LongBench: question answering, summaries, few-shot learning, retrieval and code over long texts.
 
     The official prompts, limits and metrics, greedily. What is too long keeps its first and its last half; a chat model
     is asked in its template, but for the six tasks that are continued.
     """
 
-    model: InputPath
-    """GGUF file, or model folder (converted to F16 once)."""
     data: InputPath
     """Folder of TASK.jsonl files in the official form, compressed or not."""
     tasks: list[str] = field(default_factory=list)
@@ -41,16 +39,10 @@ class EvalLongbench(Stage):
     """Tokens of a prompt that are kept, template not counted; as many as the context has room for by default."""
     limit: int | None = None
     """Items of each task, from its beginning; all by default."""
-    context: Context = None
-    """Tokens of prompt and answer together: all positions of the model by default; auto: up to 8 times as many, each
-    request stretched by what it needs (a model folder, which torch then answers)."""
-    slots: int = 1
-    """Answers at once. With more than one, near-ties may fall otherwise, and memory grows by a context for each."""
-    threads: int | None = None
-    """Threads of the computation; all physical cores by default."""
 
     def check(self) -> None:
-        refuse_less_than_one(limit=self.limit, slots=self.slots, threads=self.threads)
+        super().check()
+        refuse_less_than_one(limit=self.limit)
         for name in LIBRARIES:
             library(name)
         asked = look_at(self.model, self.context)
@@ -64,7 +56,7 @@ class EvalLongbench(Stage):
         asked = look_at(self.model, self.context)
         with Journal(work) as journal:
             with (
-                open_answerer(self.model, self.context, threads=self.threads, slots=self.slots) as engine,
+                self.open(self.context, self.slots) as engine,
                 Progress("eval longbench", total=sum(map(len, data.values())), unit="items") as bar,
             ):
                 bar.resume(len(journal.answers))
@@ -79,7 +71,7 @@ class EvalLongbench(Stage):
                 "chat": asked.chat,
                 "limit": self.limit,
             }
-            metrics = settings | summarise(items)
+            metrics = engine.origin | settings | summarise(items)
             write_results(work, PROTOCOL, self.model, metrics | {"items": items})
             journal.remove()
         return metrics
@@ -133,8 +125,8 @@ def make_questions(
         for item in items:
             if key_of(task, item) not in answered:
                 text = task.prompt.format(context=item.context, input=item.input)
-                ids, truncated = maker.fit(text, chat=chat, room=room, length=length)
-                yield Question(key_of(task, item), ids, task.new_tokens, truncated)
+                prompt, truncated = maker.fit(text, chat=chat, room=room, length=length)
+                yield Question(key_of(task, item), prompt, task.new_tokens, truncated)
 
 
 def key_of(task: Task, item: Item) -> str:

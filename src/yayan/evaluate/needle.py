@@ -7,8 +7,9 @@ from itertools import product
 from pathlib import Path
 from typing import Literal
 
-from yayan.errors import UserError, refuse_less_than_one
-from yayan.evaluate.answerers import look_at, open_answerer
+from yayan.errors import UserError
+from yayan.evaluate.answerers import look_at
+from yayan.evaluate.answering import LongAnswers
 from yayan.evaluate.cuts import show
 from yayan.evaluate.greedy import Answer, Journal, Question, answer_all
 from yayan.evaluate.haystack import FACTS, Fact, Haystack, make_fact, read_haystack
@@ -16,10 +17,9 @@ from yayan.evaluate.intervals import wilson
 from yayan.evaluate.long_prompts import PromptMaker
 from yayan.evaluate.long_sections import needle_picture, needle_table
 from yayan.evaluate.results import Protocol, write_results
-from yayan.model.folder import Context
 from yayan.pictures import standalone
 from yayan.progress import Progress
-from yayan.stage import InputPath, Stage
+from yayan.stage import InputPath
 
 PROTOCOL = Protocol("needle", "planted-number", 1)
 NEW_TOKENS = 32
@@ -28,15 +28,13 @@ MOST_FACTS = len(FACTS["en"].places)
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalNeedle(Stage):
+class EvalNeedle(LongAnswers):
     """Whether a fact planted in a long text is found again, by depth and by length.
 
     The fact gives a place a random number of five digits; the answer must hold it. The same prompts without the fact
     are asked too: what is "found" there, nobody has read. OUT/needle.svg shows it all.
     """
 
-    model: InputPath
-    """GGUF file, or model folder (converted to F16 once)."""
     text: InputPath
     """What the fact is planted in: a text, longer than the longest prompt (any form that pack reads)."""
     language: Literal["en", "zh"] = "en"
@@ -47,16 +45,9 @@ class EvalNeedle(Stage):
     """Where the fact stands: percent of the text before it."""
     facts: int = 3
     """Facts planted at each place, one a prompt."""
-    context: Context = None
-    """Tokens of prompt and answer together: all positions of the model by default; auto: up to 8 times as many, each
-    request stretched by what it needs (a model folder, which torch then answers)."""
-    slots: int = 1
-    """Answers at once. With more than one, near-ties may fall otherwise, and memory grows by a context for each."""
-    threads: int | None = None
-    """Threads of the computation; all physical cores by default."""
 
     def check(self) -> None:
-        refuse_less_than_one(slots=self.slots, threads=self.threads)
+        super().check()
         if not 1 <= self.facts <= MOST_FACTS:
             raise UserError(f"{self.facts} facts", where="facts", cure=f"give 1 to {MOST_FACTS}")
         if not self.depths or not all(0 <= depth <= 100 for depth in self.depths):
@@ -71,7 +62,7 @@ class EvalNeedle(Stage):
         plan = plan_of(lengths, depths, self.facts, self.language, haystack)
         with Journal(work) as journal:
             with (
-                open_answerer(self.model, self.context, threads=self.threads, slots=self.slots) as engine,
+                self.open(self.context, self.slots) as engine,
                 Progress("eval needle", total=len(plan), unit="prompts") as bar,
             ):
                 bar.resume(len(journal.answers))
@@ -81,7 +72,8 @@ class EvalNeedle(Stage):
                 answer_all(engine, journal, questions, self.slots, bar)
             items = [look_for(place, journal.answers[place.key]) for place in plan]
             settings = {"context": asked.context, "chat": asked.chat, "language": self.language}
-            metrics = settings | {"lengths": lengths, "depths": depths} | summarise(items, lengths, depths)
+            cells = summarise(items, lengths, depths)
+            metrics = engine.origin | settings | {"lengths": lengths, "depths": depths} | cells
             write_results(work, PROTOCOL, self.model, metrics | {"items": items})
             (work / "needle.svg").write_text(standalone(needle_picture(metrics)), encoding="utf-8")
             journal.remove()
@@ -151,8 +143,8 @@ def make_questions(
             first = (
                 len(haystack.sentences) * place.number // facts
             )  # each fact in a text that begins elsewhere
-            ids = haystack.prompt(maker, place.fact, place.length, place.depth, first, chat=chat)
-            yield Question(place.key, ids, NEW_TOKENS)
+            prompt = haystack.prompt(maker, place.fact, place.length, place.depth, first, chat=chat)
+            yield Question(place.key, prompt, NEW_TOKENS)
 
 
 def look_for(place: Place, answer: Answer) -> Item:
