@@ -21,6 +21,7 @@ from yayan.evaluate.greedy import JOURNAL_NAME, Journal, Question, answer_all
 from yayan.evaluate.long_prompts import PromptMaker
 from yayan.evaluate.longbench import EvalLongbench
 from yayan.evaluate.needle import EvalNeedle
+from yayan.evaluate.report import EvalReport
 from yayan.evaluate.samples import EvalSamples
 from yayan.progress import Progress
 from yayan.stage import Stage, execute
@@ -295,3 +296,17 @@ def test_an_error_ends_the_requests_under_way(root: Path, tmp_path: Path) -> Non
         with Journal(tmp_path) as journal, Progress("test") as bar, pytest.raises(UserError, match="stop"):
             answer_all(engine, journal, questions(), 2, bar)
         assert time.monotonic() - begun < 10
+
+
+def test_the_report_tells_who_answered(root: Path, tmp_path: Path) -> None:
+    folders = [tmp_path / task for task in ("longbench", "needle", "samples")]
+    with faulty((200, ANSWER)) as url:
+        for folder in folders:
+            execute(stage_of(folder.name, root, root / "chat", folder, endpoint=url), quietly)
+    execute(EvalReport(out=tmp_path / "report", folders=folders), quietly)
+    english, chinese = (
+        (tmp_path / "report" / name).read_text(encoding="utf-8") for name in ("report.md", "report_zh.md")
+    )
+    assert english.count(f"Answered by one at {url}, prompts cut as the local model cuts them.") == 2
+    assert english.count(f"one at {url}, ") == 2 + 2  # of two samples
+    assert chinese.count(f"由 {url} 上的 one 作答，提示按本地模型的方式截取。") == 2

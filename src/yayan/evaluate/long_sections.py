@@ -71,10 +71,19 @@ def longbench_rules(m: Metrics) -> str:
         how=asked,
         context=m["context"],
     )
-    if not m["limit"]:
-        return text
-    few = say("Asked of each task: {items} at its beginning.", items=counted(m["limit"], "item"))
-    return paragraph([text, few])
+    parts = [text, *answered_elsewhere(m)]
+    if m["limit"]:
+        few = say("Asked of each task: {items} at its beginning.", items=counted(m["limit"], "item"))
+        parts.append(few)
+    return paragraph(parts)
+
+
+def answered_elsewhere(m: Metrics) -> list[str]:
+    """The sentence on an endpoint, if one answered."""
+    if "endpoint" not in m:
+        return []
+    names = {"name": m["endpoint_model"], "url": m["endpoint"]}
+    return [say("Answered by {name} at {url}, prompts cut as the local model cuts them.", **names)]
 
 
 def needle_table(m: Metrics) -> Table:
@@ -115,5 +124,6 @@ def needles(steps: list[Step]) -> list[Section]:
             )
             caption = say("{step}: share of planted facts that were found.", step=step.name)
             title = say("Planted facts: {step}", step=step.name)
+            text = paragraph([text, *answered_elsewhere(m)])
             found.append(Section(title, text, needle_table(m), [Picture(needle_picture(m), caption)]))
     return found

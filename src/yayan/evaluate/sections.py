@@ -216,7 +216,10 @@ def samples(steps: list[Step]) -> Section | None:
     talks = []
     for step in steps:
         if step.stage == "eval samples":
+            m = step.metrics
             model = Path(step.record["inputs"]["model"]["path"]).name
+            if "endpoint" in m:
+                model = say("{name} at {url}", name=m["endpoint_model"], url=m["endpoint"])
             for item in step.results["items"]:
                 took = say(
                     "{tokens} tokens in {seconds:.2f} s", tokens=item["tokens"], seconds=item["seconds"]
