@@ -1,6 +1,9 @@
 """Answers of an endpoint: `yayan serve` on the model itself says what llama.cpp says here; faults are one sentence."""
 
 import json
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -296,6 +299,24 @@ def test_an_error_ends_the_requests_under_way(root: Path, tmp_path: Path) -> Non
         with Journal(tmp_path) as journal, Progress("test") as bar, pytest.raises(UserError, match="stop"):
             answer_all(engine, journal, questions(), 2, bar)
         assert time.monotonic() - begun < 10
+
+
+def test_an_interrupted_evaluation_goes_on(root: Path, tmp_path: Path) -> None:
+    later = {"choices": [{"text": "later", "message": {"content": "later"}, "finish_reason": "length"}]}
+    with faulty((200, ANSWER), (200, later), seconds=0.5) as url:
+        stage = stage_of("longbench", root, root / "chat", tmp_path / "out", endpoint=url)
+        words = [f"--model={root / 'chat'}", f"--data={root / 'data'}", f"--out={tmp_path / 'out'}"]
+        command = [sys.executable, "-m", "yayan", "eval", "longbench", *words, f"--endpoint={url}"]
+        child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        journal = tmp_path / "out.partial" / JOURNAL_NAME
+        while not journal.exists() or not journal.read_bytes():
+            assert child.poll() is None
+            time.sleep(0.01)
+        child.send_signal(signal.SIGINT)
+        assert child.wait(timeout=20) == 130
+        items = results_of(stage)["items"]
+    assert [item["answer"] for item in items] == ["the river", *["later"] * 5]
+    assert [item["complete"] for item in items] == [True, *[False] * 5]
 
 
 def test_the_report_tells_who_answered(root: Path, tmp_path: Path) -> None:

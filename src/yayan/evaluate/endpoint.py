@@ -19,7 +19,8 @@ from yayan.evaluate.answerers import Cutter, Prompt, Said, open_cutter
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 RETRIES = 5  # by the client, after 0.5 to 8 seconds or what the server asks for; 15 seconds together
-PATIENCE_SECONDS = 3600.0  # a long prompt and its answer on a slow machine
+LIST_PATIENCE = openai.Timeout(60, connect=10)  # seconds
+ANSWER_PATIENCE = openai.Timeout(3600, connect=10)  # a long prompt and its answer on a slow machine
 LONGEST_REASON = 300  # characters of what a server says
 MOST_NAMES = 10  # that a sentence lists
 WRONG_KEY = (401, 403)
@@ -41,7 +42,8 @@ class EndpointAnswerer:
         self.url, self.name, self.portal = url, name, portal
         self.origin = {"engine": "endpoint", "endpoint": url, "endpoint_model": name}
         self.prompt_ids, self.text_ids, self.text_of = cutter.prompt_ids, cutter.text_ids, cutter.text_of
-        self.client = openai.AsyncOpenAI(**settings_of(url), max_retries=RETRIES, timeout=PATIENCE_SECONDS)
+        settings = settings_of(url) | {"max_retries": RETRIES, "timeout": ANSWER_PATIENCE}
+        self.client = openai.AsyncOpenAI(**settings)
 
     def answer(self, prompt: Prompt, new_tokens: int) -> Said:
         """Raises WorkError where the endpoint refuses, is not there, or does not answer in OpenAI's form."""
@@ -84,7 +86,8 @@ def find_name(url: str, wanted: str | None) -> str:
     names to choose from, or none; WorkError if the endpoint does not answer.
     """
     refuse_bad_url(url)
-    with in_a_sentence(url, UserError), openai.OpenAI(**settings_of(url), max_retries=0) as client:
+    settings = settings_of(url) | {"max_retries": 0, "timeout": LIST_PATIENCE}
+    with in_a_sentence(url, UserError), openai.OpenAI(**settings) as client:
         try:
             names = [item.id for item in client.models.list().data]
         except openai.APIStatusError as error:
