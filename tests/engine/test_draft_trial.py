@@ -65,7 +65,7 @@ def test_a_draft_as_large_as_the_model_is_left_out(model: Path, capsys: pytest.C
 
 def test_what_is_no_draft(model: Path, tmp_path: Path) -> None:
     short = make_chat_model(tmp_path / "short", max_position_embeddings=100)
-    with pytest.raises(UserError, match="positions 1 to 100"):
+    with pytest.raises(UserError, match="give 2 to 100 tokens"):
         open_llamacpp(model, short, threads=1)
     with pytest.raises(UserError, match="no such model"):
         open_llamacpp(model, tmp_path / "nothing", threads=1)

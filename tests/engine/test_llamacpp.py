@@ -174,8 +174,9 @@ def test_broken_files_are_named(gguf: Path, tmp_path: Path, capfd: pytest.Captur
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"context": 10**9}, "positions 1 to 512"),
-        ({"context": 0}, "positions 1 to 512"),
+        ({"context": 10**9}, "give 2 to 512 tokens"),
+        ({"context": 0}, "give 2 to 512 tokens"),
+        ({"context": 1}, "give 2 to 512 tokens"),  # llama.cpp would end the process
         ({"port": 65536}, "65536 is no port"),
         ({"port": -1}, "-1 is no port"),
         ({"host": "no.such.host.invalid"}, "nobody can listen on no.such.host.invalid"),

@@ -269,5 +269,5 @@ def test_drafts_that_do_not_fit(chat_model: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the draft has 504 rows, the model 500"):
         TorchEngine(chat_model, draft=make_chat_model(tmp_path / "padded", padding=4))
     short = make_chat_model(tmp_path / "short", max_position_embeddings=64)
-    with pytest.raises(UserError, match="positions 1 to 64"):
+    with pytest.raises(UserError, match="give 2 to 64 tokens"):
         TorchEngine(chat_model, draft=short)

@@ -93,7 +93,7 @@ def test_a_draft_is_turned_by_its_own_rules(tmp_path: Path) -> None:
     assert answers[0] == answers[1] == answers[2]
     assert len(answers[0]) == 30
     short = make(tmp_path / "short", seed=1, max_position_embeddings=TRAINED // 2)
-    with pytest.raises(UserError, match="positions 1 to 192"):
+    with pytest.raises(UserError, match="give 2 to 192 tokens"):
         TorchEngine(folder, context="auto", draft=short)
 
 

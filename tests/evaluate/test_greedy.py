@@ -92,7 +92,7 @@ def test_what_is_known_of_a_model(model: Path, tmp_path: Path) -> None:
     for path in (chat, tmp_path / "chat.gguf"):
         assert (look_at(path).context, look_at(path).chat) == (96, True)
         assert look_at(path, 50).context == 50
-        with pytest.raises(UserError, match="positions 1 to 96"):
+        with pytest.raises(UserError, match="give 2 to 96 tokens"):
             look_at(path, 97)
     assert look_at(chat, "auto").context == 8 * 96
     with pytest.raises(UserError, match="as the file says.*yayan stretch"):

@@ -147,7 +147,7 @@ def test_a_port_in_use_is_one_sentence(gguf: Path, server: Running) -> None:
         (["--threads", "-2"], "--threads -2 means nothing"),
         (["--queue", "-1"], "--queue -1 means nothing"),
         (["--grace-seconds", "-1"], "--grace-seconds -1 means nothing"),
-        (["--context", "5000"], "positions 1 to 512"),
+        (["--context", "5000"], "give 2 to 512 tokens"),
         (["--context", "auto"], "as the file says"),
         (["--context", "long"], "--context"),
         (["--port", "eighty"], "port"),

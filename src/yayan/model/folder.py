@@ -97,9 +97,11 @@ def context_of(model: Path, asked: Context = None) -> int:
 
 
 def choose_context(own: int, asked: int | None, where: Path) -> int:
-    """`asked` of a model's `own` positions, all where nothing is asked; UserError if it has fewer."""
-    if asked is not None and not 1 <= asked <= own:
-        raise UserError(f"a context of {asked}", where=where, cure=f"the model has positions 1 to {own}")
+    """`asked` of a model's `own` positions, all where nothing is asked; UserError if it has fewer, and for one that
+    has no room for a prompt and an answer.
+    """
+    if asked is not None and not 2 <= asked <= own:
+        raise UserError(f"a context of {asked}", where=where, cure=f"give 2 to {own} tokens")
     return asked or own
 
 
