@@ -61,6 +61,11 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def by_content(path: Path) -> dict[str, str]:
+    """A path with the hash of what lies there."""
+    return {"path": str(path), "sha256": sha256_of(path)}
+
+
 def files_of(folder: Path) -> Iterator[Path]:
     """The files that make up an artefact, sorted by name; hidden ones do not count."""
     for file in sorted(folder.rglob("*")):

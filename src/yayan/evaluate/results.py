@@ -29,11 +29,6 @@ def write_results(work: Path, protocol: Protocol, model: Path | None, body: dict
         "protocol_version": protocol.version,
     }
     if model is not None:
-        head["model"] = by_content(model)
+        head["model"] = lineage.by_content(model)
     text = json.dumps(head | body, ensure_ascii=False, indent=1, default=asdict)
     (work / RESULTS_NAME).write_text(text + "\n", encoding="utf-8")
-
-
-def by_content(path: Path) -> dict[str, str]:
-    """A path with the hash of what lies there."""
-    return {"path": str(path), "sha256": lineage.sha256_of(path)}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from yayan import lineage
 from yayan.corpus.bad import Bad
 from yayan.corpus.files import text_files
 from yayan.corpus.read import Document, documents
@@ -15,7 +16,7 @@ from yayan.evaluate import cuts
 from yayan.evaluate.dead import Census, take_census
 from yayan.evaluate.encoders import Encoder, open_tokenizer
 from yayan.evaluate.page import markdown_table
-from yayan.evaluate.results import Protocol, by_content, write_results
+from yayan.evaluate.results import Protocol, write_results
 from yayan.pictures import standalone
 from yayan.progress import Progress
 from yayan.stage import InputPath, Stage
@@ -65,7 +66,9 @@ class EvalTokens(Stage):
         kept = {name: describe(encoders[name], census) for name, census in censuses.items()}
         metrics: dict[str, object] = {"limit_bytes": self.limit, "tokenizers": kept, "texts": texts}
         full = {
-            name: by_content(self.tokenizer[name]) | row | {"dead": list_ids(encoders[name], censuses[name])}
+            name: lineage.by_content(self.tokenizer[name])
+            | row
+            | {"dead": list_ids(encoders[name], censuses[name])}
             for name, row in kept.items()
         }
         write_results(work, PROTOCOL, None, metrics | {"tokenizers": full})

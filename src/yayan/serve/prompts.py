@@ -1,9 +1,13 @@
-"""A file of prompts in, a file of answers out, in the same order; gone on with wherever it was stopped."""
+"""A file of prompts in, a file of answers out, in the same order; gone on with wherever it was stopped.
+
+What was asked of whom stands beside the answers, in OUT.question: no answers of different kinds come together.
+"""
 
 import fcntl
 import json
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from io import BufferedRandom
 from pathlib import Path
@@ -12,9 +16,11 @@ from typing import Any
 from yayan.engine.llamacpp import Message
 from yayan.engine.sampling import Sampling
 from yayan.errors import UserError
+from yayan.model.folder import read_json
 from yayan.partial import whole_lines
 from yayan.progress import Progress
 from yayan.serve.speaker import Speaker
+from yayan.stage import differences
 
 ROLES = {"system", "user", "assistant"}
 Asked = dict[str, Any]  # {"prompt": text} or {"messages": [...]}
@@ -57,15 +63,30 @@ def is_message(item: object) -> bool:
 
 
 def answer_file(
-    speaker: Speaker, prompts: list[Asked], out: Path, sampling: Sampling, system: Message
-) -> int:
-    """Append the answers that are missing, each as one line as soon as its turn comes; how many failed."""
+    opening: AbstractContextManager[Speaker],
+    prompts: list[Asked],
+    out: Path,
+    sampling: Sampling,
+    system: Message,
+    question: dict[str, Any],
+) -> tuple[int, int]:
+    """Append the answers that are missing, each as one line as soon as its turn comes; how many, and how many of all
+    failed. The model is opened only if one is missing.
+
+    `question`: what the answers depend on besides the prompts, in the form of a stage's (`stage.question_of`). Raises
+    UserError for answers to other prompts or to another question.
+    """
     with opened(out) as stream:
         failed = done = 0
         for record in kept(stream, prompts, out):
             failed += "error" in record
             done += 1
-        with Progress("chat", total=len(prompts), unit="answers") as bar:
+        if done:
+            refuse_other_question(out, question, whole=done == len(prompts))
+        if done == len(prompts):
+            return 0, failed
+        with opening as speaker, Progress("chat", total=len(prompts), unit="answers") as bar:
+            question_file(out).write_text(json.dumps(question, ensure_ascii=False) + "\n", encoding="utf-8")
             bar.resume(done)
             chats = [messages_of(asked, system) for asked in prompts[done:]]
             for asked, reply in zip(prompts[done:], speaker.many(chats, sampling), strict=True):
@@ -74,7 +95,26 @@ def answer_file(
                 stream.flush()
                 failed += reply.error is not None
                 bar.advance()
-    return failed
+    return len(prompts) - done, failed
+
+
+def question_file(out: Path) -> Path:
+    return out.with_name(out.name + ".question")
+
+
+def refuse_other_question(out: Path, question: dict[str, Any], *, whole: bool) -> None:
+    """UserError if the answers that are there were not made as these would be, or if nothing tells how; what is `whole`
+    and without a word on it stays what it is.
+    """
+    cure = "name another file for the answers, or remove this one"
+    path = question_file(out)
+    if not path.exists():
+        if whole:
+            return
+        raise UserError(f"{path.name} is not there to tell how these answers were made", where=out, cure=cure)
+    found = differences(read_json(path), question)
+    if found:
+        raise UserError(f"these answers were asked for otherwise: {'; '.join(found)}", where=out, cure=cure)
 
 
 @contextmanager
@@ -89,7 +129,12 @@ def opened(out: Path) -> Iterator[BufferedRandom]:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UserError("another process writes these answers", where=out, cure="let it end") from error
-        yield stream
+        try:
+            yield stream
+        except UserError:  # what was asked cannot be: an empty file would be all that came of it
+            if not stream.seek(0, os.SEEK_END):
+                out.unlink()
+            raise
 
 
 def kept(stream: BufferedRandom, prompts: list[Asked], out: Path) -> Iterator[dict[str, Any]]:

@@ -1,19 +1,23 @@
 """The verb `chat`: talk to a model in the terminal, ask it once through a pipe, or answer a file of prompts."""
 
+import json
 import sys
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
-from yayan.engine.choose import Engine, KvCache
+from yayan.engine.choose import Engine, KvCache, choose_engine
 from yayan.engine.llamacpp import Message
 from yayan.engine.sampling import Sampling
 from yayan.errors import UserError, refuse_flags_below
+from yayan.lineage import by_content
 from yayan.model.folder import Context
 from yayan.serve.conversation import Conversation
 from yayan.serve.prompts import answer_file, read_prompts
 from yayan.serve.speaker import open_speaker
-from yayan.stage import Command
+from yayan.stage import Command, verb_of
 from yayan.template import SYSTEM_PROMPTS
 
 
@@ -64,17 +68,33 @@ class Chat(Command):
             "threads": self.threads,
             "parallel": parallel,
         }
-        with open_speaker(self.engine, self.model, **given) as speaker:  # type: ignore[arg-type]
-            if self.out:
-                failed = answer_file(speaker, prompts, self.out, sampling, system)
-                print(f"chat: {len(prompts)} answers in {self.out}, {failed} of them errors", file=sys.stderr)
-                return
+        opening = open_speaker(self.engine, self.model, **given)  # type: ignore[arg-type]
+        if self.out:
+            question = self.question(sampling, system)
+            new, failed = answer_file(opening, prompts, self.out, sampling, system, question)
+            told = f"{new} of them new" if new else "finished before"
+            print(f"chat: {len(prompts)} answers in {self.out}, {told}, {failed} errors", file=sys.stderr)
+            return
+        with opening as speaker:
             conversation = Conversation(speaker, sampling, system)
             if sys.stdin.isatty():
                 conversation.hold()
             else:
-                question = decode(sys.stdin.buffer.read(), "standard input")
-                conversation.answer_once(question, as_json=self.json)
+                asked = decode(sys.stdin.buffer.read(), "standard input")
+                conversation.answer_once(asked, as_json=self.json)
+
+    def question(self, sampling: Sampling, system: Message) -> dict[str, Any]:
+        """What the answers to a file depend on besides its prompts, in the form of a stage's question."""
+        asked: dict[str, Any] = {"context": self.context, "kv_cache": self.kv_cache}
+        engine = choose_engine(self.model, self.engine, draft=self.draft, **asked).engine
+        inputs = {
+            "model": by_content(self.model),
+            "draft": self.draft and by_content(self.draft),
+            "system prompt": {"sha256": sha256(system["content"].encode()).hexdigest()},
+        }
+        options = {"engine": engine, **asked, **asdict(sampling)}
+        record = {"stage": verb_of(type(self)), "options": options, "inputs": inputs}
+        return json.loads(json.dumps(record, default=str))
 
     def check(self) -> None:
         """Raises UserError for a number that means nothing, and for a file without the other."""
