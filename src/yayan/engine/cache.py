@@ -6,6 +6,7 @@ tokens.
 A pass takes the new tokens of any number of sequences one after another, without padding.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,6 +19,7 @@ from yayan.model.attention import attend
 
 ROOM = 256  # positions that a cache grows by
 ONE_BY_ONE = 16  # new tokens of a pass that attend by calls of their own
+BLOCK = 256  # more new tokens behind others attend in masked calls of so many: bounds the mask, and skips what is ahead
 
 
 class Cache:
@@ -35,7 +37,8 @@ class Cache:
         empty = torch.zeros(slots, heads, 0, size, dtype=dtype, device=device)
         self.keys = [empty] * config.num_hidden_layers
         self.values = [empty] * config.num_hidden_layers
-        self.lengths = [0] * slots
+        self.ids: list[list[int]] = [[] for _ in range(slots)]
+        """The tokens whose keys and values each slot holds."""
         self.turnings: list[Turning | None] = [None] * slots
         """What each sequence is turned by; None: as the model says."""
 
@@ -46,30 +49,36 @@ class Cache:
 
     def begin(self, slot: int, turning: Turning | None) -> None:
         """Let a new sequence begin in a slot, turned so to its end."""
-        self.lengths[slot], self.turnings[slot] = 0, turning
+        self.ids[slot], self.turnings[slot] = [], turning
 
     def make_room(self, positions: int) -> None:
         """Hold at least so many positions; new room is zero, for what is masked must still be a number."""
-        room = self.keys[0].shape[2]
+        room = self.values[-1].shape[2]  # the last that grows: where Ctrl-C came between, it is done again
         if positions <= room:
             return
-        more = (-(-max(positions, 2 * room) // ROOM)) * ROOM - room
+        room = (-(-max(positions, 2 * room) // ROOM)) * ROOM
         for tensors in (self.keys, self.values):
             for layer, old in enumerate(tensors):
-                tensors[layer] = F.pad(old, (0, 0, 0, more))
+                tensors[layer] = F.pad(old, (0, 0, 0, room - old.shape[2]))
 
     def crop(self, slot: int, length: int) -> None:
         """Forget what a slot holds from position `length` on."""
-        self.lengths[slot] = min(self.lengths[slot], length)
+        del self.ids[slot][length:]
 
     @torch.inference_mode()
     def move(self, source: int, target: int) -> None:
         """Put the sequence of one slot into another."""
-        length = self.lengths[target] = self.lengths[source]
+        self.ids[target] = list(self.ids[source])
+        length = len(self.ids[target])
         self.turnings[target] = self.turnings[source]
         for tensors in (self.keys, self.values):
             for held in tensors:
                 held[target, :, :length] = held[source, :, :length]
+
+
+def common_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """Tokens that both begin with."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 @dataclass(frozen=True)
@@ -134,8 +143,8 @@ def attend_part(
 ) -> torch.Tensor:
     """[count, H E] of one sequence.
 
-    New tokens after others attend one by one, each by the very call that it would make alone: what is computed for a
-    token does not depend on how many came with it.
+    A few new tokens after others attend one by one, each by the very call that it would make alone: what is computed
+    for a token does not depend on how many came with it. The rest of a prompt attends in blocks.
     """
     q = q_NHE[part.first : part.first + part.count]
     k, v = keys[part.slot : part.slot + 1], values[part.slot : part.slot + 1]
@@ -144,6 +153,8 @@ def attend_part(
         k, v = k[:, :, : part.count], v[:, :, : part.count]
         out = attend(q.transpose(0, 1)[None], k, v, window, {"enable_gqa": q.shape[1] != K})
         return out[0].transpose(0, 1).flatten(1)
+    if part.count > ONE_BY_ONE:
+        return attend_in_blocks(q, k, v, part.start, window)
     outs = []
     for i in range(part.count):
         end = part.start + i + 1
@@ -154,6 +165,27 @@ def attend_part(
         out = F.scaled_dot_product_attention(grouped, k[:, :, begin:end], v[:, :, begin:end])
         outs.append(out.flatten(1))
     return outs[0] if len(outs) == 1 else torch.cat(outs)
+
+
+def attend_in_blocks(
+    q_NHE: torch.Tensor, k: torch.Tensor, v: torch.Tensor, start: int, window: int | None
+) -> torch.Tensor:
+    """[N, H E] of N tokens that stand from position `start` on; k and v [1, K, C, E] hold theirs and those before."""
+    outs = []
+    for q in q_NHE.split(BLOCK):
+        end = start + len(q)
+        begin = 0 if window is None else max(start + 1 - window, 0)
+        seen = torch.ones(len(q), end - begin, dtype=torch.bool, device=q.device).tril_(start - begin)
+        if window is not None:
+            seen.triu_(start - begin + 1 - window)
+        own = k[:, :, begin:end], v[:, :, begin:end]
+        grouped = q.transpose(0, 1)[None]
+        out = F.scaled_dot_product_attention(
+            grouped, *own, attn_mask=seen, enable_gqa=q.shape[1] != k.shape[1]
+        )
+        outs.append(out[0].transpose(0, 1).flatten(1))
+        start = end
+    return torch.cat(outs)
 
 
 def attend_together(

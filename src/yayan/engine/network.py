@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 
 from yayan.engine.body import Body
-from yayan.engine.cache import Cache, Part, Step
+from yayan.engine.cache import Cache, Part, Step, common_length
 from yayan.engine.distribution import guide
 from yayan.engine.linear import can_pack, take_linear
 from yayan.engine.turning import Turning, Turnings
 from yayan.errors import UserError
 from yayan.machine import STORED, device
 from yayan.model.load import Quantization, load_model, read_config
+from yayan.model.rope import LENGTH_DEPENDENT
 
 
 class Network:
@@ -45,6 +46,10 @@ class Network:
         self.turnings = Turnings(config, self.device) if stretching else None
         own: int = self.config.max_position_embeddings
         self.positions = self.turnings.longest if self.turnings else own
+        kind = self.config.rope_parameters.get("rope_type")
+        self.can_share = stretching or kind not in LENGTH_DEPENDENT
+        self.kept: Cache | None = None
+        """Of the last answer; the next one goes on with what it read alike."""
 
     def cache(self, slots: int) -> Cache:
         return Cache(self.config, slots, self.dtype, self.device)
@@ -52,6 +57,20 @@ class Network:
     def turning(self, tokens: int) -> Turning | None:
         """What a request is turned by that will have so many tokens, prompt and answer together."""
         return self.turnings.of(tokens) if self.turnings else None
+
+    def begin(self, beginnings: Sequence[Sequence[int]], turning: Turning | None) -> Cache:
+        """A cache for sequences that begin so, a slot each: the one kept, cropped to what they share with it, if it has
+        as many slots and is turned alike; else an empty one. The last token of each is still to be read.
+        """
+        cache, self.kept = self.kept, None
+        if cache is None or cache.turnings != [turning] * len(beginnings) or not self.can_share:
+            del cache  # before there is another one
+            cache = self.cache(len(beginnings))
+            for slot in range(len(beginnings)):
+                cache.begin(slot, turning)
+        for slot, ids in enumerate(beginnings):
+            cache.crop(slot, common_length(cache.ids[slot], ids[:-1]))
+        return cache
 
     @torch.inference_mode()
     def read(
@@ -64,7 +83,7 @@ class Network:
         parts: list[Part] = []
         flat: list[int] = []
         for slot, new in zip(slots, ids, strict=True):
-            parts.append(Part(slot, cache.lengths[slot], len(flat), len(new)))
+            parts.append(Part(slot, len(cache.ids[slot]), len(flat), len(new)))
             flat += new
         positions = [part.start + i for part in parts for i in range(part.count)]
         cache.make_room(max(positions) + 1)
@@ -72,8 +91,8 @@ class Network:
         h_ND = self.body(
             torch.tensor(flat, device=device), torch.tensor(positions, device=device), Step(cache, parts)
         )
-        for part in parts:
-            cache.lengths[part.slot] = part.start + part.count
+        for slot, new in zip(slots, ids, strict=True):
+            cache.ids[slot] += new
         if not every and len(flat) > len(parts):
             h_ND = h_ND[[part.first + part.count - 1 for part in parts]]
         return self.head(h_ND).float()
@@ -82,8 +101,8 @@ class Network:
 class Branches:
     """One sequence of a network, and with guidance a second one that begins with the negative prompt.
 
-    Both go through the network in one pass. `ids` are those read so far, the negative prompt apart. `tokens`: how many
-    the longer branch may come to have, for a network that stretches; it has no use for it otherwise.
+    Both go through the network in one pass. `tokens`: how many the longer branch may come to have, for a network that
+    stretches; it has no use for it otherwise.
     """
 
     def __init__(
@@ -96,26 +115,30 @@ class Branches:
     ) -> None:
         self.network, self.scale = network, scale
         self.slots = [0, 1] if scale != 1 else [0]
-        self.ids = list(prompt)
-        self.cache = network.cache(len(self.slots))
-        for slot in self.slots:
-            self.cache.begin(slot, network.turning(tokens))
         beginnings = [prompt, negative or prompt[-1:]][: len(self.slots)]
-        self.logits_V = self._combine(network.read(self.cache, self.slots, beginnings, every=False))[0]
+        self.cache = network.begin(beginnings, network.turning(tokens))
+        rest = [ids[len(held) :] for ids, held in zip(beginnings, self.cache.ids, strict=True)]
+        self.logits_V = self._combine(network.read(self.cache, self.slots, rest, every=False))[0]
         """What follows the prompt."""
+
+    @property
+    def ids(self) -> list[int]:
+        """Those read so far, the negative prompt apart."""
+        return self.cache.ids[0]
+
+    def keep(self) -> None:
+        """Leave what was read to the next answer; this one must read no more."""
+        self.network.kept = self.cache
 
     def read(self, ids: Sequence[int]) -> torch.Tensor:
         """Go on with `ids` -> logits [len(ids), V] after each, guided."""
-        self.ids += ids
         both = [ids] * len(self.slots)
         return self._combine(self.network.read(self.cache, self.slots, both, every=True))
 
     def take_back(self, count: int) -> None:
         """Forget the last `count` tokens."""
-        if count:
-            del self.ids[-count:]
-            for slot in self.slots:
-                self.cache.crop(slot, self.cache.lengths[slot] - count)
+        for slot in self.slots:
+            self.cache.crop(slot, len(self.cache.ids[slot]) - count)
 
     @torch.inference_mode()
     def _combine(self, logits_NV: torch.Tensor) -> torch.Tensor:

@@ -74,6 +74,12 @@ class TorchEngine:
         """Let go of the memory."""
         del self.network, self.draft
 
+    def forget(self) -> None:
+        """Let go of the keys and values of the last answer: the next one is computed from its first token on."""
+        for network in (self.network, self.draft):
+            if isinstance(network, Network):
+                network.kept = None
+
     def __enter__(self) -> "TorchEngine":
         return self
 
@@ -115,41 +121,41 @@ class TorchEngine:
     ) -> Generator[Piece]:
         """How a prompt goes on. `negative`: ids of the negative prompt (default: the text of the sampling's, if any).
 
-        Raises UserError for options that mean nothing, for ids that the model does not have, and for a prompt that
-        leaves no place for an answer in the context.
+        What a prompt begins with like the last one and its answer is not computed again, which changes logits by
+        rounding alone; but where tokens are drawn with a seed all is computed anew. Raises UserError for options that
+        mean nothing, for ids that the model does not have, and for a prompt that leaves no place for an answer in the
+        context.
         """
         sampling = sampling or self.defaults
-        negative = negative or self._negative_text(sampling)
-        limit = self.check(prompt, sampling, negative)
-        return self._generate(list(prompt), sampling, list(negative), limit)
+        return self._generate(self._question(0, prompt, sampling, negative or self._negative_text(sampling)))
 
-    def _generate(
-        self, prompt: list[int], sampling: Sampling, negative: list[int], limit: int
-    ) -> Generator[Piece]:
-        chooser = Chooser(sampling, prompt, self.network.device)
-        tokens = max(len(prompt), len(negative)) + limit
-        branches = Branches(self.network, prompt, negative, sampling.guidance_scale, tokens)
-        answer = Answer(self.tokenizer, self.ends, sampling, limit)
-        draft = self._draft(chooser, sampling, prompt, negative, tokens)
-        if draft is None:
-            choices = decode_plainly(branches, chooser, limit)
-        else:
-            choices = decode_speculatively(branches, chooser, limit, draft, self.lengths)
-        yield from pieces(choices, answer)
+    def _generate(self, question: Question) -> Generator[Piece]:
+        chooser, limit = question.chooser, question.answer.left
+        if drawn_with_a_seed(chooser.sampling):
+            self.forget()
+        branches = branches_of(self.network, question)
+        draft = self._draft(question)
+        try:
+            if draft is None:
+                choices = decode_plainly(branches, chooser, limit)
+            else:
+                choices = decode_speculatively(branches, chooser, limit, draft, self.lengths)
+            yield from pieces(choices, question.answer)
+        finally:  # left early as well
+            branches.keep()
+            if isinstance(draft, ModelDraft):
+                draft.branches.keep()
 
-    def _draft(
-        self, chooser: Chooser, sampling: Sampling, prompt: list[int], negative: list[int], tokens: int
-    ) -> Draft | None:
+    def _draft(self, question: Question) -> Draft | None:
         """What guesses ahead in this answer.
 
         A seed is to give the same answer again, and how many guesses pay is told by the clock: where tokens are drawn
         with a seed, nothing guesses unless the number of guesses is fixed.
         """
-        if sampling.seed is not None and not sampling.greedy and self.lengths.fixed is None:
+        if drawn_with_a_seed(question.chooser.sampling) and self.lengths.fixed is None:
             return None
         if isinstance(self.draft, Network):
-            branches = Branches(self.draft, prompt, negative, sampling.guidance_scale, tokens)
-            return ModelDraft(branches, chooser)
+            return ModelDraft(branches_of(self.draft, question), question.chooser)
         return LookupDraft() if self.draft else None
 
     def generate_many(
@@ -168,23 +174,31 @@ class TorchEngine:
         if rows < 1:
             raise UserError(f"{rows} rows at once", cure="give at least 1")
         text = self._negative_text(sampling)
-        questions = []
-        for number, prompt in enumerate(prompts):
-            negative = negatives[number] if negatives else text
-            limit = self.check(prompt, sampling, negative)
-            answer = Answer(self.tokenizer, self.ends, sampling, limit)
-            chooser = Chooser(sampling, prompt, self.network.device)
-            tokens = max(len(prompt), len(negative)) + limit
-            questions.append(Question(number, list(prompt), list(negative), chooser, answer, tokens))
+        questions = [
+            self._question(number, prompt, sampling, negatives[number] if negatives else text)
+            for number, prompt in enumerate(prompts)
+        ]
         return self._generate_many(questions, rows, sampling.guidance_scale)
 
     def _generate_many(
         self, questions: list[Question], rows: int, scale: float
     ) -> Generator[tuple[int, Finished]]:
+        self.forget()  # a batch takes the memory
         with Progress("answers", total=len(questions), unit="answers") as bar:
             for item in answer_together(self.network, questions, min(rows, max(len(questions), 1)), scale):
                 yield item
                 bar.advance()
+
+    def _question(
+        self, number: int, prompt: Sequence[int], sampling: Sampling, negative: Sequence[int]
+    ) -> Question:
+        """What is to be answered. Raises UserError as `check`."""
+        limit = self.check(prompt, sampling, negative)
+        prompt = list(prompt)
+        chooser = Chooser(sampling, prompt, self.network.device)
+        answer = Answer(self.tokenizer, self.ends, sampling, limit)
+        tokens = max(len(prompt), len(negative)) + limit
+        return Question(number, prompt, list(negative), chooser, answer, tokens)
 
     def _negative_text(self, sampling: Sampling) -> list[int]:
         return [] if sampling.negative_prompt is None else self.text_ids(sampling.negative_prompt)
@@ -204,6 +218,17 @@ class TorchEngine:
         if not all(token < rows for token in sampling.logit_bias):
             raise UserError("logit_bias names an id that is no token", cure=f"ids go from 0 to {rows - 1}")
         return min(sampling.max_tokens, self.context - max(len(prompt), len(negative)))
+
+
+def drawn_with_a_seed(sampling: Sampling) -> bool:
+    """Whether the same question must get the same answer, though it is drawn."""
+    return sampling.seed is not None and not sampling.greedy
+
+
+def branches_of(network: Network, question: Question) -> Branches:
+    """The sequences of a question, read by a network: the model, or what guesses for it."""
+    scale = question.chooser.sampling.guidance_scale
+    return Branches(network, question.prompt, question.negative, scale, question.tokens)
 
 
 def check_settings(threads: int | None, quantize: str | None, draft_length: int | None) -> None:

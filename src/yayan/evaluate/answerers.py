@@ -122,6 +122,7 @@ class TorchAnswerer(FolderCutter):
     def answer(self, prompt: Prompt, new_tokens: int) -> Said:
         text, tokens, reason = "", 0, None
         with self.alone:
+            self.engine.forget()  # an answer must not depend on which came before it, not even in the last bits
             for piece in self.engine.generate(prompt.ids, Sampling(temperature=0, max_tokens=new_tokens)):
                 if self.closed:
                     break

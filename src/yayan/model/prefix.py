@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from transformers import AttentionInterface, PreTrainedModel
 
 from yayan.model.attention import attend, refuse_softcap
+from yayan.model.rope import LENGTH_DEPENDENT
 from yayan.model.score import HEAD_ROWS
 
 NAME = "yayan_prefix"
-LENGTH_DEPENDENT = ("dynamic", "longrope")  # rotary angles that depend on the last position of a pass
 
 
 @dataclass(frozen=True)
