@@ -2,17 +2,21 @@
 
 Question  decode: tokens a second, one answer, greedy. batch: a file of prompts together against one by one. guidance:
           the time of a token with two branches against one. speculation: tokens a second with a draft against plain.
+          conversation: milliseconds to the first token of each turn, going on with the last answer.
 Peer      `transformers`' generate at its defaults (dtype auto, SDPA, dynamic cache), same folder, same prompts, same
-          number of tokens; of batch, guidance and speculation: our own plain decoding.
+          number of tokens; of batch, guidance and speculation: our own plain decoding; of conversation: all anew.
 Limit     decode: the weights' bytes over this machine's rate of reading memory. speculation: what the share of guesses
           taken gives on paper, (1 - a^(k+1)) / (1 - a) tokens for one pass over k + 1 tokens and k guesses.
-Command   python benchmarks/generation.py --out OUT [--model MODEL] [--question decode batch guidance speculation]
+          conversation: the first turn, which has nothing before it.
+Command   python benchmarks/generation.py --out OUT [--model MODEL]
+          [--question decode batch guidance speculation conversation]
 
-decode and batch use MODEL (default: the 21 M base model of ../shared). guidance and speculation use random weights of
---width and --layers with 32,000 rows, made in OUT, which hold memory for as long as a trained model would. Their draft
-is scripted: a random model of a fourth of the width and a third of the layers computes each guess, and the guess is
-then replaced, with the probability a, by the token that the model will choose, else by another. Both sides take turns;
-a figure is that of the fastest of --turns. Where we expect to lose: a in the column 0 %, where guesses are all wrong.
+decode, batch and conversation use MODEL (default: the 21 M base model of ../shared). guidance and speculation use
+random weights of --width and --layers with 32,000 rows, made in OUT, which hold memory for as long as a trained model
+would. Their draft is scripted: a random model of a fourth of the width and a third of the layers computes each guess,
+and the guess is then replaced, with the probability a, by the token that the model will choose, else by another. Both
+sides take turns; a figure is that of the fastest of --turns. Where we expect to lose: a in the column 0 %, where
+guesses are all wrong.
 --small is the smallest form, to see that it runs.
 """
 
@@ -39,7 +43,8 @@ ROWS = 32_000
 SHARES = (0.0, 0.5, 0.7, 0.9)
 BASE = Path(__file__).resolve().parents[2] / "shared/base/en-base-21m"
 GREEDY = Sampling(temperature=0, max_tokens=4096)
-QUESTIONS = ("decode", "batch", "guidance", "speculation")
+QUESTIONS = ("decode", "batch", "guidance", "speculation", "conversation")
+TURNS, ASKED = 5, 64  # of a conversation, and new tokens of each besides the last answer
 
 
 def main() -> None:
@@ -62,9 +67,13 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     print(f"{options.threads} threads, {options.tokens} tokens, the fastest of {options.turns} turns")
     for question in options.question:
-        answer = {"decode": decode, "batch": batch, "guidance": guidance, "speculation": speculation}[
-            question
-        ]
+        answer = {
+            "decode": decode,
+            "batch": batch,
+            "guidance": guidance,
+            "speculation": speculation,
+            "conversation": conversation,
+        }[question]
         found = answer(options)
         print(json.dumps({question: found}, indent=2))
         (options.out / f"{question}.json").write_text(json.dumps(found, indent=2))
@@ -242,6 +251,34 @@ def speculation(options: Namespace) -> dict[str, Any]:
             "share_seen": round(lengths.share, 2),
         }
     return found
+
+
+def conversation(options: Namespace) -> dict[str, Any]:
+    """Milliseconds to the first token of each turn, going on with the last answer and anew."""
+    best: dict[str, dict[str, float]] = {}
+    with TorchEngine(options.model) as engine:
+        engine.ends = frozenset()
+        for _ in range(options.turns + 1):
+            for name in ("going_on", "anew"):
+                engine.forget()
+                for turn, tokens, seconds in hold(engine, options.tokens, anew=name == "anew"):
+                    told = best.setdefault(f"turn {turn}, {tokens} tokens", {})
+                    told[name] = min(told.get(name, float("inf")), round(1000 * seconds, 2))
+    return best
+
+
+def hold(engine: TorchEngine, tokens: int, *, anew: bool) -> Iterator[tuple[int, int, float]]:
+    """Number, length of the prompt and seconds to the first token of each turn; answers have `tokens` tokens."""
+    prompt: list[int] = []
+    for turn in range(1, TURNS + 1):
+        prompt += random_ids(ASKED, turn, engine.network.rows)
+        if anew:
+            engine.forget()
+        begun = time.perf_counter()
+        list(engine.generate(prompt, Sampling(temperature=0, max_tokens=1)))
+        yield turn, len(prompt), time.perf_counter() - begun
+        whole = engine.generate(prompt, Sampling(temperature=0, max_tokens=tokens))
+        prompt += [token for piece in whole for token in piece.ids]
 
 
 if __name__ == "__main__":

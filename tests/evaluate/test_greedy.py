@@ -7,10 +7,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.sentencepiece_model import make_chat_model
+from yayan.engine.network import Network
 from yayan.errors import UserError, YayanError
 from yayan.evaluate.answerers import Answerer, Prompt, look_at, open_answerer
 from yayan.evaluate.greedy import JOURNAL_NAME, Answer, Journal, Question, answer_all, ask
@@ -55,6 +57,22 @@ def test_several_at_once_are_all_answered(engine: Answerer, tmp_path: Path) -> N
     with Journal(tmp_path) as journal, Progress("test") as bar:
         answer_all(engine, journal, QUESTIONS, 2, bar)
         assert set(journal.answers) == {question.key for question in QUESTIONS}
+
+
+def test_an_answer_does_not_depend_on_the_one_before(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    real = Network.read
+
+    def counting(self: Network, *given: Any, **settings: Any) -> Any:
+        read.extend(map(len, given[2]))
+        return real(self, *given, **settings)
+
+    monkeypatch.setattr(Network, "read", counting)
+    with open_answerer(model, "auto", threads=1) as torch_engine:
+        for length in (20, 30):  # the second prompt begins with the first
+            read.clear()
+            torch_engine.answer([1, *range(20, 20 + length)], 4)
+            assert read[0] == length + 1
 
 
 def test_half_a_line_is_cut_off(tmp_path: Path) -> None:

@@ -64,7 +64,6 @@ class Network:
         """
         cache, self.kept = self.kept, None
         if cache is None or cache.turnings != [turning] * len(beginnings) or not self.can_share:
-            del cache  # before there is another one
             cache = self.cache(len(beginnings))
             for slot in range(len(beginnings)):
                 cache.begin(slot, turning)
