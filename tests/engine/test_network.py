@@ -75,7 +75,7 @@ def test_tokens_read_together_give_the_bits_of_tokens_read_alone(
     model = network(tmp_path, dtype)
     alone, together = (Branches(model, IDS[:10], IDS[20:25], scale) for _ in range(2))
     wanted = torch.cat([alone.read([token]) for token in IDS[10:]])
-    sizes = [1, 2, 9, 3, 16, 5]
+    sizes = [1, 2, 9, 3, 20, 5]
     cuts = [sum(sizes[:i]) for i in range(len(sizes))]
     found = torch.cat([together.read(IDS[10 + at : 10 + at + n]) for at, n in zip(cuts, sizes, strict=True)])
     assert torch.equal(found, wanted[: sum(sizes)])

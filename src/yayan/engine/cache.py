@@ -19,7 +19,9 @@ from yayan.model.attention import attend
 
 ROOM = 256  # positions that a cache grows by
 ONE_BY_ONE = 16  # new tokens of a pass that attend by calls of their own
-BLOCK = 256  # more new tokens behind others attend in masked calls of so many: bounds the mask, and skips what is ahead
+BLOCK = (
+    256  # tokens of the rest of a prompt in one masked call: bounds the mask, and skips most of what is ahead
+)
 
 
 class Cache:
@@ -93,10 +95,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Step:
-    """One pass: where its new tokens stand."""
+    """One pass: where its new tokens stand, and whether what follows each of them is asked for."""
 
     cache: Cache
     parts: list[Part]
+    every: bool
 
     @cached_property
     def together(self) -> bool:
@@ -134,17 +137,23 @@ def attend_to_cache(
         values[part.slot, :, part.start : end] = v_NKE[new].transpose(0, 1)
     if step.together:
         return attend_together(q_NHE, keys, values, step, window)
-    outs = [attend_part(q_NHE, keys, values, part, window) for part in step.parts]
+    outs = [attend_part(q_NHE, keys, values, part, window, blocks=not step.every) for part in step.parts]
     return outs[0] if len(outs) == 1 else torch.cat(outs)
 
 
 def attend_part(
-    q_NHE: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, part: Part, window: int | None
+    q_NHE: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    part: Part,
+    window: int | None,
+    *,
+    blocks: bool,
 ) -> torch.Tensor:
     """[count, H E] of one sequence.
 
-    A few new tokens after others attend one by one, each by the very call that it would make alone: what is computed
-    for a token does not depend on how many came with it. The rest of a prompt attends in blocks.
+    New tokens after others attend one by one, each by the very call that it would make alone: what is computed for a
+    token does not depend on how many came with it. In `blocks` they are faster, as the rest of a prompt is read.
     """
     q = q_NHE[part.first : part.first + part.count]
     k, v = keys[part.slot : part.slot + 1], values[part.slot : part.slot + 1]
@@ -153,7 +162,7 @@ def attend_part(
         k, v = k[:, :, : part.count], v[:, :, : part.count]
         out = attend(q.transpose(0, 1)[None], k, v, window, {"enable_gqa": q.shape[1] != K})
         return out[0].transpose(0, 1).flatten(1)
-    if part.count > ONE_BY_ONE:
+    if blocks and part.count > 1:
         return attend_in_blocks(q, k, v, part.start, window)
     outs = []
     for i in range(part.count):
@@ -179,10 +188,8 @@ def attend_in_blocks(
         if window is not None:
             seen.triu_(start - begin + 1 - window)
         own = k[:, :, begin:end], v[:, :, begin:end]
-        grouped = q.transpose(0, 1)[None]
-        out = F.scaled_dot_product_attention(
-            grouped, *own, attn_mask=seen, enable_gqa=q.shape[1] != k.shape[1]
-        )
+        gqa = q.shape[1] != k.shape[1]
+        out = F.scaled_dot_product_attention(q.transpose(0, 1)[None], *own, attn_mask=seen, enable_gqa=gqa)
         outs.append(out[0].transpose(0, 1).flatten(1))
         start = end
     return torch.cat(outs)

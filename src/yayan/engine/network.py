@@ -87,9 +87,8 @@ class Network:
         positions = [part.start + i for part in parts for i in range(part.count)]
         cache.make_room(max(positions) + 1)
         device = self.device
-        h_ND = self.body(
-            torch.tensor(flat, device=device), torch.tensor(positions, device=device), Step(cache, parts)
-        )
+        step = Step(cache, parts, every)
+        h_ND = self.body(torch.tensor(flat, device=device), torch.tensor(positions, device=device), step)
         for slot, new in zip(slots, ids, strict=True):
             cache.ids[slot] += new
         if not every and len(flat) > len(parts):

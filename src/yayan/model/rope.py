@@ -24,10 +24,7 @@ KEYS: Mapping[str, frozenset[str]] = {  # what each type that is known here need
         {"factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"}
     ),
 }
-LENGTH_DEPENDENT = (
-    "dynamic",
-    "longrope",
-)  # of `transformers`: angles that depend on the last position of a pass
+LENGTH_DEPENDENT = ("dynamic", "longrope")  # angles that depend on the last position of a pass
 FAST, SLOW = (
     32,
     1,
