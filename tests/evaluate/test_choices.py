@@ -20,6 +20,7 @@ from yayan.evaluate.choices import EvalCeval, EvalCmmlu, EvalMmlu
 from yayan.evaluate.letters import LetterScorer
 from yayan.evaluate.prompts import Prompt, harness_text
 from yayan.evaluate.questions import read_subjects
+from yayan.model.longer import apply_rope, choose_stretch
 from yayan.progress import Progress
 from yayan.stage import execute
 from yayan.template import LLAMA2_TEMPLATE
@@ -51,11 +52,15 @@ def data(tmp_path: Path) -> Path:
     return write_ceval(tmp_path / "ceval")
 
 
-def letter_logprobs(folder: Path, prompt: str, letters: tuple[str, ...]) -> list[float]:
+def letter_logprobs(
+    folder: Path, prompt: str, letters: tuple[str, ...], *, stretching: bool = False
+) -> list[float]:
     """log p of each letter's form after BOS and a prompt, its whole text by itself, in float64."""
     fast = Tokenizer.from_file(str(folder / "tokenizer.json"))
     network = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float64)
     before = [0, *fast.encode(prompt).ids]
+    if stretching:
+        apply_rope(network, choose_stretch(network.config.to_dict(), len(before)).rope)
     found = []
     for letter in letters:
         ids = [0, *fast.encode(f"{prompt}{letter}").ids]
@@ -90,6 +95,24 @@ def test_scores_are_those_of_the_whole_prompt(model_folder: Path, data: Path, tm
     assert len({item["shots"] for item in results["items"]}) > 1
     dropped = sum(item["examples_dropped"] for item in results["items"])
     assert record["metrics"]["examples_dropped"] == dropped > 0
+
+
+def test_each_question_is_stretched_by_what_it_needs(model_folder: Path, data: Path, tmp_path: Path) -> None:
+    """Two examples fit into twice the 128 positions; of questions alone some need no stretch."""
+    subjects = {subject.key: subject for subject in read_subjects(CEVAL, data, [], 2, "val")}
+    for shots in (0, 2):
+        out = tmp_path / str(shots)
+        asked: dict = {"model": model_folder, "data": data, "shots": shots, "context": "auto"}
+        record = execute(EvalCeval(out=out, **asked), quietly)
+        assert (record["metrics"]["stretching"], record["metrics"]["examples_dropped"]) == (True, 0)
+        lengths = set()
+        for item in read(out)["items"]:
+            subject = subjects[item["subject"]]
+            prompt = harness_text(CEVAL, subject, subject.examples[:shots], subject.questions[item["number"]])
+            lengths.add(len(prompt.encode()) > 128)
+            expected = letter_logprobs(model_folder, prompt, (" A", " B", " C", " D"), stretching=True)
+            assert list(item["scores"].values()) == pytest.approx(expected, rel=1e-5)
+        assert lengths == ({False, True} if shots == 0 else {True})
 
 
 def test_cla2_adds_the_two_forms_of_a_letter(model_folder: Path, data: Path, tmp_path: Path) -> None:

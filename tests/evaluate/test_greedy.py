@@ -71,7 +71,7 @@ def test_an_answer_does_not_depend_on_the_one_before(model: Path, monkeypatch: p
     with open_answerer(model, "auto", threads=1) as torch_engine:
         for length in (20, 30):  # the second prompt begins with the first
             read.clear()
-            torch_engine.answer([1, *range(20, 20 + length)], 4)
+            torch_engine.answer(Prompt("", [1, *range(20, 20 + length)]), 4)
             assert read[0] == length + 1
 
 

@@ -3,13 +3,14 @@
 import json
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from yayan.engine.llamacpp import open_model
 from yayan.evaluate import thoughts
+from yayan.evaluate.answerers import open_answerer
 from yayan.evaluate.answers import NOT_EXTRACTED
 from yayan.evaluate.choices import EvalCeval
 from yayan.evaluate.thoughts import extract
@@ -48,20 +49,22 @@ def test_letters_are_taken_as_the_reference_does(reply: str, letter: str) -> Non
     assert extract(reply, OPTIONS) == letter
 
 
-def test_a_model_reasons_and_its_letter_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(thoughts, "open_model", partial(open_model, threads=1))
+@pytest.mark.parametrize("context", [None, "auto"])
+def test_a_model_reasons_and_its_letter_is_taken(
+    context: Literal["auto"] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By llama.cpp, and to be stretched by torch."""
+    monkeypatch.setattr(thoughts, "open_answerer", partial(open_answerer, threads=1))
     model = make_chat_model(tmp_path / "chat")
     data = tmp_path / "data"
-    write_csv(data, "val", "law", ["河边,old,man,1,2,B", "长" * 999 + ",1,2,3,4,A"])
-    stage = EvalCeval(
-        out=tmp_path / "out", model=model, data=data, shots=0, protocol="cla2", cot=True, max_tokens=7
-    )
-    metrics = execute(stage, quietly)["metrics"]
+    write_csv(data, "val", "law", ["河边,old,man,1,2,B", "长" * 9999 + ",1,2,3,4,A"])
+    asked: dict = {"model": model, "data": data, "shots": 0, "protocol": "cla2", "cot": True, "max_tokens": 7}
+    metrics = execute(EvalCeval(out=tmp_path / "out", context=context, **asked), quietly)["metrics"]
     results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
     assert (results["protocol"], results["protocol_version"], results["prompt"]) == ("cla2-cot", 1, "chat")
     first, too_long = results["items"]
-    asked = "河边\nA. old\nB. man\nC. 1\nD. 2\n答案是什么？让我们一步一步思考，\n1."
-    assert first["reply"].replace("\ufffd", "") == greedy(model, asked, 7)  # bytes of no character
+    question = "河边\nA. old\nB. man\nC. 1\nD. 2\n答案是什么？让我们一步一步思考，\n1."
+    assert first["reply"].replace("\ufffd", "") == greedy(model, question, 7)  # bytes of no character
     assert first["prediction"] == extract(first["reply"], ("old", "man", "1", "2"))
     assert (too_long["prediction"], too_long["reply"]) == (None, None)
     assert (metrics["asked"], metrics["too_long"]) == (1, 1)

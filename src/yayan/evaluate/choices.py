@@ -17,7 +17,7 @@ from yayan.evaluate.questions import LETTERS, Subject, read_subjects
 from yayan.evaluate.results import write_results
 from yayan.evaluate.thoughts import Thinker
 from yayan.evaluate.words import describe, percent, span
-from yayan.model.folder import context_of
+from yayan.model.folder import Context, context_of
 from yayan.progress import Progress
 from yayan.stage import InputPath, Stage
 from yayan.tokenizer import load_tokenizer
@@ -48,6 +48,9 @@ class Choices(Stage):
     """Rules: lm-eval's prompts and log-likelihoods, or the prompts of Chinese-LLaMA-Alpaca-2 without its randomness."""
     prompt: Literal["auto", "base", "chat"] = "auto"
     """Prompts of cla2: for chat models if the model has a chat template, or as you say."""
+    context: Context = None
+    """Tokens of a prompt: all positions of the model by default; auto: up to 8 times as many, each question stretched
+    by what it needs."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Numbers that the model computes in; the softmax is always float32."""
     cot: bool = False
@@ -104,7 +107,7 @@ class Choices(Stage):
         return read_subjects(self.benchmark, self.data, self.subjects, self.shots, self.split_asked)
 
     def make_asker(self) -> Asker:
-        context, tokenizer = context_of(self.model), load_tokenizer(self.model)
+        context, tokenizer = context_of(self.model, self.context), load_tokenizer(self.model)
         style = style_of(self.protocol, self.prompt, tokenizer)
         if not self.cot:
             return Asker(self.benchmark, self.protocol, style, tokenizer, context)
@@ -114,7 +117,9 @@ class Choices(Stage):
         return Asker(self.benchmark, "cla2-cot", style, tokenizer, context, room=self.max_tokens)
 
     def open_model(self) -> LetterScorer | Thinker:
-        return Thinker(self.model, self.max_tokens) if self.cot else LetterScorer(self.model, self.dtype)
+        if self.cot:
+            return Thinker(self.model, self.max_tokens, self.context)
+        return LetterScorer(self.model, self.dtype, stretching=self.context == "auto")
 
     def settings(self, asker: Asker) -> dict[str, object]:
         return {
@@ -123,6 +128,7 @@ class Choices(Stage):
             "split": self.split_asked,
             "dtype": "float16" if self.cot else self.dtype,
             "context": asker.context,
+            "stretching": self.context == "auto",
             "chance": CHANCE,
         }
 

@@ -41,6 +41,11 @@ class Prompt:
     dropped: int
     fits: bool
 
+    @property
+    def tokens(self) -> int:
+        """That the model reads."""
+        return tokens_read(self.context_ids, self.letter_ids)
+
     def letter_scores(self, scores: list[float]) -> dict[str, float]:
         """The scores of `letter_ids` by letter, its forms added up."""
         return {letter: sum(scores[i :: len(LETTERS)]) for i, letter in enumerate(LETTERS)}
@@ -53,6 +58,11 @@ class Prompt:
 
 
 Encoded = tuple[list[int], list[list[int]]]  # tokens of a prompt, tokens of its letters
+
+
+def tokens_read(before: list[int], letters: list[list[int]]) -> int:
+    """Tokens of a prompt and of its longest letter but the last, which is expected and not read."""
+    return len(before) + max(map(len, letters)) - 1
 
 
 class Asker:
@@ -87,7 +97,7 @@ class Asker:
             last = not kept
             encoded = self.encode([(subject, kept, question) for question in left])
             for question, (before, letters) in zip(left, encoded, strict=True):
-                fits = len(before) + max(map(len, letters)) - 1 + self.room <= self.context
+                fits = tokens_read(before, letters) + self.room <= self.context
                 if fits or last:
                     found[question.number] = Prompt(question, before, letters, len(kept), dropped, fits)
             left = [question for question in left if question.number not in found]

@@ -3,12 +3,15 @@
 import re
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
-from yayan.engine.llamacpp import LlamaCpp, open_model
+from yayan.evaluate.answerers import Answerer, open_answerer
+from yayan.evaluate.answerers import Prompt as Asked
 from yayan.evaluate.answers import NOT_EXTRACTED, Item
 from yayan.evaluate.prompts import Prompt
 from yayan.evaluate.questions import LETTERS
+from yayan.model.folder import Context
 from yayan.progress import Progress
 
 # Chinese-LLaMA-Alpaca-2, scripts/ceval/llama_evaluator.py: in this order, the last conclusion, then the first of each
@@ -30,22 +33,22 @@ PATTERNS = [
 
 
 class Thinker:
-    """A chat model in llama.cpp (F16), opened when the first question is asked."""
+    """A chat model, opened when the first question is asked: by llama.cpp (F16), to be stretched by torch."""
 
-    def __init__(self, model: Path, max_tokens: int) -> None:
-        self.model, self.max_tokens = model, max_tokens
+    def __init__(self, model: Path, max_tokens: int, context: Context = None) -> None:
+        self.model, self.max_tokens, self.context = model, max_tokens, context
         self.opening_seconds = 0.0
-        self._engine: LlamaCpp | None = None
+        self._opened = ExitStack()
+        self._engine: Answerer | None = None
 
     def close(self) -> None:
         """Stop the engine."""
-        if self._engine is not None:
-            self._engine.close()
+        self._opened.close()
 
-    def engine(self) -> LlamaCpp:
+    def engine(self) -> Answerer:
         if self._engine is None:
             begun = time.monotonic()
-            self._engine = open_model(self.model)
+            self._engine = self._opened.enter_context(open_answerer(self.model, self.context))
             self.opening_seconds = time.monotonic() - begun
         return self._engine
 
@@ -54,8 +57,8 @@ class Thinker:
         items = []
         for prompt in prompts:
             if prompt.fits:
-                body = {"prompt": prompt.context_ids, "n_predict": self.max_tokens, "temperature": 0}
-                reply = self.engine().ask("/completion", body | {"cache_prompt": False})["content"]
+                asked = Asked("", prompt.context_ids)  # by ids alone: no endpoint is asked
+                reply = self.engine().answer(asked, self.max_tokens).text
                 items.append(prompt.item(extract(reply, prompt.question.options), {}, reply))
             else:
                 items.append(prompt.item(None, {}))
