@@ -36,7 +36,7 @@ from yayan.vocab.form import complete_shape, llama_config
 from yayan.vocab.grow import Grow
 from yayan.vocab.learn import Vocab
 from yayan.weights.gguf import Gguf
-from yayan.weights.gguf_file import weights_bytes
+from yayan.weights.gguf_plan import weights_bytes
 from yayan.weights.merge import Merge
 from yayan.weights.stretch import Stretch
 

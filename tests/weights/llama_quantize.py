@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.sentencepiece_model import make_chat_model
 from yayan.model.folder import OUTPUT_END
-from yayan.weights.gguf_file import Importance, gguf_name, write_gguf
+from yayan.weights.gguf_file import Importance, write_gguf
+from yayan.weights.gguf_plan import gguf_name
 from yayan.weights.quantize import FILE_TYPES, FileType
 
 RECORD = Path(__file__).with_suffix(".json")

@@ -19,8 +19,10 @@ from yayan.lineage import sha256_of
 from yayan.model.load import load_model
 from yayan.stage import execute
 from yayan.tokenizer import load_tokenizer
+from yayan.weights import gguf_proof
 from yayan.weights.gguf import Gguf
-from yayan.weights.gguf_file import plan_file, weights_bytes, write_gguf, write_gguf_files
+from yayan.weights.gguf_file import write_gguf, write_gguf_files
+from yayan.weights.gguf_plan import plan_file, weights_bytes
 from yayan.weights.gguf_proof import Proof, probing_texts
 from yayan.weights.importance import importance_of
 from yayan.weights.quantize import FileType
@@ -228,6 +230,22 @@ def test_the_proof_fails_where_weights_differ(model: Path, tmp_path: Path) -> No
     assert same >= 98
     with pytest.raises(WorkError, match="log-probabilities"):
         Proof(other).compare(tmp_path / "model.gguf", "F16")
+
+
+def test_the_proof_of_a_model_too_large_to_compute_fails_where_the_file_is_not_whole(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp looks each tensor up, though it reads none."""
+    monkeypatch.setattr(gguf_proof, "LARGEST_REFERENCE_BYTES", 0)
+    path = tmp_path / "model.gguf"
+    write_gguf(model, path, "F16")
+    proof, whole = Proof(model), path.read_bytes()
+    assert proof.compare(path, "F16")["positions_compared"] == 0
+    renamed = whole.replace(b"blk.1.attn_k.weight", b"blk.1.attn_x.weight")
+    for broken in (whole[:-1000], renamed):
+        path.write_bytes(broken)
+        with pytest.raises(WorkError, match="cannot open"):
+            proof.compare(path, "F16")
 
 
 def test_the_proof_fails_where_tokens_differ(model: Path, tmp_path: Path) -> None:

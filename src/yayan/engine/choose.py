@@ -90,7 +90,7 @@ def refuse_base_model(template: str | None, name: str) -> None:
 def reason_against_gguf(folder: Path) -> str | None:
     """Why a model folder cannot become a GGUF file; None if it can, or did before."""
     from yayan.engine.gguf import cached_gguf
-    from yayan.weights.gguf_file import plan_file
+    from yayan.weights.gguf_plan import plan_file
 
     if cached_gguf(folder).exists():
         return None

@@ -21,7 +21,7 @@ from yayan.evaluate.results import Protocol, write_results
 from yayan.evaluate.timing import warn_if_busy
 from yayan.evaluate.words import megabytes, percent, two
 from yayan.stage import InputPath, Stage
-from yayan.weights.gguf_file import plan_file
+from yayan.weights.gguf_plan import plan_file
 from yayan.weights.importance import importance_of
 
 PROTOCOL = Protocol("quant", "against-f16", 1)

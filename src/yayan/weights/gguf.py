@@ -8,7 +8,8 @@ from yayan.lineage import sha256_of
 from yayan.model.folder import TEMPLATE_FILE
 from yayan.progress import Progress
 from yayan.stage import InputPath, Stage
-from yayan.weights.gguf_file import plan_file, write_gguf_files
+from yayan.weights.gguf_file import write_gguf_files
+from yayan.weights.gguf_plan import plan_file
 from yayan.weights.gguf_proof import Proof
 from yayan.weights.quantize import FileType
 

@@ -28,7 +28,7 @@ Id = ctypes.c_int32
 
 
 class ModelParameters(ctypes.Structure):
-    """llama_model_params up to the one flag that is set here, and room for what stands behind it.
+    """llama_model_params up to the last flag that is set here, and room for what stands behind it.
 
     Given by value, so its layout must be that of the wheel: `model_parameters` compares it with the known defaults.
     """
@@ -37,7 +37,10 @@ class ModelParameters(ctypes.Structure):
         *((name, Pointer) for name in ("devices", "tensor_buft_overrides")),
         *((name, Id) for name in ("n_gpu_layers", "split_mode", "load_mode", "lazy_mode", "main_gpu")),
         *((name, Pointer) for name in ("tensor_split", "progress_callback", "user_data", "kv_overrides")),
-        *((name, ctypes.c_bool) for name in ("vocab_only", "check_tensors", "use_extra_bufts")),
+        *(
+            (name, ctypes.c_bool)
+            for name in ("vocab_only", "check_tensors", "use_extra_bufts", "no_host", "no_alloc")
+        ),
         ("room", ctypes.c_uint64 * 120),
     )
 
@@ -54,7 +57,10 @@ MODEL_DEFAULTS = {
     "vocab_only": False,
     "check_tensors": False,
     "use_extra_bufts": True,
+    "no_host": False,
+    "no_alloc": False,
 }
+NO_MAPPING = 0  # of load_mode: llama.cpp ends the process where it is to map a file and to hold nothing
 
 
 @cache
@@ -79,16 +85,18 @@ def llama() -> ctypes.CDLL:
     return functions
 
 
-def model_parameters(*, as_in_file: bool = False) -> ModelParameters:
-    """llama.cpp's defaults; `as_in_file`: weights stay in the mapped file, and are not laid out anew in memory to be
-    multiplied faster. Raises WorkError if this wheel has others than those that are known here.
+def model_parameters(*, weights: bool = True) -> ModelParameters:
+    """llama.cpp's defaults; without `weights` it looks each tensor up, and reads none.
+
+    Raises WorkError if this wheel has others than those that are known here.
     """
     found = llama().llama_model_default_params()
     moved = [name for name, value in MODEL_DEFAULTS.items() if getattr(found, name) != value]
     if moved:
         what = f"this xllamacpp lays out {moved[0]} otherwise"
         raise WorkError(what, cure="install the version that yayan was tested with (requirements.lock)")
-    found.use_extra_bufts = not as_in_file
+    if not weights:
+        found.load_mode, found.no_alloc = NO_MAPPING, True
     return found
 
 
@@ -145,9 +153,9 @@ def opened_vocabulary(path: Path) -> Iterator[int]:
     """llama.cpp's handle of the vocabulary of a whole model file, for `ids_of`. Raises WorkError if it is refused."""
     functions = llama()
     with quiet_llamacpp():
-        model = functions.llama_model_load_from_file(os.fsencode(path), model_parameters(as_in_file=True))
+        model = functions.llama_model_load_from_file(os.fsencode(path), model_parameters(weights=False))
     if not model:
-        raise WorkError("llama.cpp cannot open this vocabulary", where=path)
+        raise WorkError("llama.cpp cannot open this file", where=path)
     try:
         yield functions.llama_model_get_vocab(model)
     finally:

@@ -77,7 +77,7 @@ def recompute_rows(
         wanted, bound = expected_rows(name, ids, base, adapters)
         limits = torch.finfo(merged.dtype(name))
         bound += wanted.abs() * limits.eps + limits.smallest_normal
-        error = ((merged.read(name)[ids].double() - wanted).abs() / bound).max().item()
+        error = ((merged.read_rows(name, ids).double() - wanted).abs() / bound).max().item()
         if not error <= 1:
             what = "the merged weights on the disk are not those of base and adapters"
             raise WorkError(what, where=name, cure="check the disk and run the command again")
@@ -89,9 +89,8 @@ def expected_rows(
     name: str, ids: torch.Tensor, base: TensorSource, adapters: Sequence[Adapter]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows `ids` of the merged tensor in float64, and what float32 arithmetic may add to their error."""
-    wanted = next(
-        (item.tensors.read(item.whole[name]) for item in adapters if name in item.whole), base.read(name)
-    )[ids].double()
+    whole = next(((item.tensors, item.whole[name]) for item in adapters if name in item.whole), (base, name))
+    wanted = whole[0].read_rows(whole[1], ids).double()
     bound = wanted.abs() * torch.finfo(torch.float32).eps
     for adapter in adapters:
         if name in adapter.pairs:

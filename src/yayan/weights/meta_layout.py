@@ -15,7 +15,8 @@ from yayan.errors import UserError
 from yayan.model.folder import INPUT_END, OUTPUT_END, read_config, write_json
 from yayan.model.rope import rope_of
 from yayan.progress import Progress
-from yayan.weights.gguf_file import heads_of, interleave_halves
+from yayan.weights.gguf_file import interleave_halves
+from yayan.weights.gguf_plan import heads_of
 from yayan.weights.stream import TensorSource, TensorSpec, TensorWriter, open_tensors
 
 RANKS_OF_WIDTH = {5120: 2, 6656: 4, 8192: 8}  # as Meta released them; other widths are one file

@@ -5,8 +5,10 @@ header was planned beforehand. So the peak is what the caller does with one tens
 Format: https://huggingface.co/docs/safetensors (eight bytes of header length, a JSON header, the tensors' bytes).
 """
 
+import ctypes
 import json
 import math
+import mmap
 import shutil
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -112,6 +114,22 @@ class TensorSource:
     def read(self, name: str) -> torch.Tensor:
         """A view of the mapped file: only what is touched is read from the disk. Not to be written to."""
         return self._files[name].get_tensor(name) if name in self._files else self._mapped[name]
+
+    def read_rows(self, name: str, ids: torch.Tensor) -> torch.Tensor:
+        """Some rows, and no more of the file: else megabytes are read ahead behind each."""
+        tensor = self.read(name)
+        advise(tensor, mmap.MADV_RANDOM)
+        try:
+            return tensor[ids]
+        finally:
+            advise(tensor, mmap.MADV_NORMAL)
+
+
+def advise(tensor: torch.Tensor, advice: int) -> None:
+    """Tell the system how mapped memory is going to be read (madvise). It is a hint, which may be refused."""
+    start = tensor.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
+    size = tensor.data_ptr() + tensor.nbytes - start
+    ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), advice)
 
 
 def open_tensors(folder: Path, stem: str = "model") -> TensorSource:
