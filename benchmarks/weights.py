@@ -7,8 +7,8 @@ Command   python benchmarks/weights.py --data DATA --out OUT [--shape 1.3B 7B 13
 
 Synthetic models in float16, 55,296 rows, made on the disk one at a time; an adapter of rank 64 on the seven projections
 and 23,296 new rows of both ends. Random values; the tokenizer is a real one with pieces that make up the rows. Each
-command runs in a process of its own; what it reads may still be in the page cache, as it is for `cp`. 13B wants 80 GB
-of disk, or 55 without `cp`. Where we expect to lose: against `cp` always; Q4_K_M takes what ggml takes.
+command runs in a process of its own. What it reads, and what `cp` reads, is put out of the page cache before; we write
+past it, so that `cp` behind us would read from the disk anyway. 13B wants 80 GB of disk, or 55 without `cp`. Where we expect to lose: against `cp` always; Q4_K_M takes what ggml takes.
 """
 
 import argparse
@@ -73,6 +73,7 @@ def main() -> None:
         folder = options.out / shape
         make_inputs(folder, shape, options.data)
         merged = folder / "merged"
+        forget(folder)
         words = [
             "merge",
             "--base",
@@ -88,6 +89,7 @@ def main() -> None:
             shutil.rmtree(merged)
         for kind in options.type:
             out = folder / f"gguf-{kind}"
+            forget(folder)
             usage = run(["gguf", "--model", folder / "base", "--type", kind, "--out", out, "--again"])
             show(shape, f"gguf {kind}", out, usage)
             if not options.keep:
@@ -124,12 +126,22 @@ def show(shape: str, step: str, out: Path, usage: Usage) -> None:
 def seconds_of_copy(folder: Path) -> float:
     """`cp -r` of a folder, until everything is on the disk."""
     target = folder.with_name("copied")
+    forget(folder)
     begun = time.monotonic()
     subprocess.run(["cp", "-r", folder, target], check=True)
     subprocess.run(["sync", "-f", target], check=True)
     seconds = time.monotonic() - begun
     shutil.rmtree(target)
     return seconds
+
+
+def forget(folder: Path) -> None:
+    """Put the files of a folder out of the page cache."""
+    os.sync()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def make_inputs(folder: Path, shape: str, data: Path) -> None:
