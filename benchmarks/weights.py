@@ -8,7 +8,8 @@ Command   python benchmarks/weights.py --data DATA --out OUT [--shape 1.3B 7B 13
 Synthetic models in float16, 55,296 rows, made on the disk one at a time; an adapter of rank 64 on the seven projections
 and 23,296 new rows of both ends. Random values; the tokenizer is a real one with pieces that make up the rows. Each
 command runs in a process of its own. What it reads, and what `cp` reads, is put out of the page cache before; we write
-past it, so that `cp` behind us would read from the disk anyway. 13B wants 80 GB of disk, or 55 without `cp`. Where we expect to lose: against `cp` always; Q4_K_M takes what ggml takes.
+past it, so that `cp` behind us would read from the disk anyway. 13B wants 80 GB of disk, or 55 without `cp`. Where
+we expect to lose: against `cp` always; Q4_K_M takes what ggml takes.
 """
 
 import argparse
