@@ -326,7 +326,7 @@ def pair(options: Namespace) -> dict[str, Any]:
         "on_paper": round(max(paper, 1.0), 2),
         "on_paper_guesses": best if paper > 1 else 0,
         "share_seen": round(lengths.share, 2),
-        "milliseconds_of_a_guess": round(1000 * (lengths.guess_seconds or 0), 2),
+        "milliseconds_of_a_guess": round(1000 * lengths.guess_seconds, 2),
         "milliseconds_of_a_pass": {n: round(1000 * s, 2) for n, s in sorted(lengths.pass_seconds.items())},
     }
 

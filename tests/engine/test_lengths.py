@@ -15,22 +15,25 @@ def decode(
     row: float,
     guess: float,
     seed: int = 0,
+    behind: float = 0.0,
     lengths: DraftLengths | None = None,
     hiccups: bool = False,
 ) -> tuple[float, DraftLengths]:
     """Seconds for so many tokens, where a pass over n tokens costs 1 + row (n - 1) and a guess costs `guess`.
 
-    `hiccups`: the clock shows the first round three times as long, others by up to a tenth, some twice.
+    `behind`: what the draft needs for each token that was said without it, before it guesses. `hiccups`: the clock
+    shows the first round three times as long, others by up to a tenth, some twice.
     """
     draw = random.Random(seed)
     lengths = lengths or DraftLengths()
-    made, seconds = 0, 0.0
+    made, seconds, unread = 0, 0.0, 0
     while made < tokens:
-        count = lengths.choose()
+        count, unread_before = lengths.choose(), unread
         taken = 0
         while taken < count and draw.random() < share:
             taken += 1
-        halves = count * guess, 1 + row * count
+        unread = 0 if count else unread + 1
+        halves = count * guess + bool(count) * unread_before * behind, 1 + row * count
         slow = 1.0
         if hiccups:
             slow = draw.uniform(1, 1.1) * (2 if draw.random() < 0.05 else 1) if made else 3.0
@@ -72,6 +75,13 @@ def test_what_changes_is_found_out() -> None:
     assert seconds < 2500
     seconds, _ = decode(2000, 0.0, row=0.01, guess=0.1, lengths=lengths)
     assert seconds < 2300
+
+
+def test_a_draft_that_has_to_catch_up_does_not_look_slow_for_ever() -> None:
+    costs: dict[str, Any] = {"row": 0.01, "guess": 0.1, "behind": 0.02}
+    seconds, lengths = decode(2000, 0.0, **costs)
+    assert seconds < 2100
+    assert decode(4000, 0.9, **costs, lengths=lengths)[0] < 2500
 
 
 def test_a_fixed_length_is_kept() -> None:

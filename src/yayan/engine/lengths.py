@@ -3,12 +3,15 @@
 from collections import deque
 
 WEIGHT = 0.2  # of the newest measurement in a moving mean
-KEPT = 5  # last measurements of a pass, of which the fastest counts: what else the machine does only slows it down
+KEPT = 5  # last measurements of a pass and of a guess, of which the fastest counts: what disturbs only slows down
 LONGEST = 8
 HOPE = 0.7  # the share of guesses taken, before anything is known
 FIRST_PLAIN = 3  # rounds of plain decoding, to know what it costs
 FIRST_TRIES = 3  # rounds that may lose time at first
-AGAIN = 32  # after so many rounds what plain decoding costs is measured again: else a slow moment would count for ever
+TRIAL = 2  # rounds of a later trial: before its first guess the draft must read what was said without it
+# After so many rounds plain decoding is measured again, and the oldest measurement of each other length of a pass is
+# forgotten: else a slow moment would count for ever
+AGAIN = 32
 CREDIT = 4  # rounds of plain decoding: so much of what was gained may be lost again
 LOSS = 0.02  # share of the time that may be lost to trying again
 
@@ -26,7 +29,9 @@ class DraftLengths:
         self.fixed = fixed
         self.share = HOPE
         self.rounds, self.tries = 0, 0
-        self.guess_seconds: float | None = None  # of one guess
+        self.trial_rounds = 0  # that are still to come
+        self.guesses: deque[float] = deque(maxlen=KEPT)  # seconds of one guess
+        self.guess_seconds = 0.0  # the fastest of them
         self.passes: dict[int, deque[float]] = {}  # seconds by tokens in the pass
         self.pass_seconds: dict[int, float] = {}  # the fastest of them
         self.seconds = 0.0  # of all rounds
@@ -43,7 +48,9 @@ class DraftLengths:
         best = max(range(LONGEST + 1), key=self.tokens_per_second)
         if best:
             return best if self.may_lose(best) else 0
-        return 1 if self.may_lose(1) else 0
+        if not self.trial_rounds and self.may_lose(1):
+            self.trial_rounds = TRIAL
+        return 1 if self.trial_rounds else 0
 
     def tokens_per_second(self, count: int) -> float:
         a = min(self.share, 0.999)
@@ -64,7 +71,7 @@ class DraftLengths:
                 low = below
             slope = max(known[above] - known[low], 0.0) / max(above - low, 1)
             seconds = known[below] + slope * (rows - below)
-        return seconds + count * (self.guess_seconds or 0.0)
+        return seconds + count * self.guess_seconds
 
     def may_lose(self, count: int) -> bool:
         """Whether a round whose guesses are all wrong leaves the loss within its bounds."""
@@ -74,24 +81,32 @@ class DraftLengths:
     def learn(self, wanted: int, guesses: int, taken: int, guess_seconds: float, pass_seconds: float) -> None:
         """A round: how many guesses were asked for, made and taken, and what each half cost."""
         rows = guesses + 1
+        self.rounds += 1
+        if self.rounds % AGAIN == 0:
+            self.forget_oldest()
         self.passes.setdefault(rows, deque(maxlen=KEPT)).append(pass_seconds)
         self.pass_seconds[rows] = min(self.passes[rows])
-        self.rounds += 1
         self.seconds += guess_seconds + pass_seconds
         if not wanted:
             return
-        self.guess_seconds = mean(self.guess_seconds, guess_seconds / max(guesses, 1))
+        self.guesses.append(guess_seconds / max(guesses, 1))
+        self.guess_seconds = min(self.guesses)
         if guesses:
             self.tries += 1
             seen = min(taken + 1, guesses)  # behind the first wrong guess nothing is known
             self.share += (taken / seen - self.share) * (1 - (1 - WEIGHT) ** seen)
         plain = self.pass_seconds.get(1, pass_seconds)
         lost = self.round_seconds(guesses) - (taken + 1) * plain
+        if self.trial_rounds == TRIAL:  # the draft had to catch up
+            lost += guess_seconds - guesses * self.guess_seconds
+        self.trial_rounds = max(self.trial_rounds - 1, 0)
         self.lost_seconds = max(self.lost_seconds + lost, -CREDIT * plain)
 
-
-def mean(before: float | None, new: float) -> float:
-    """A moving mean that a single slow moment does not carry away."""
-    if before is None:
-        return new
-    return before + WEIGHT * (min(new, 2 * before) - before)
+    def forget_oldest(self) -> None:
+        """Of each length of a pass but one token; a length with no measurement left will be tried again."""
+        for rows in [rows for rows in self.passes if rows > 1]:
+            self.passes[rows].popleft()
+            if self.passes[rows]:
+                self.pass_seconds[rows] = min(self.passes[rows])
+            else:
+                del self.passes[rows], self.pass_seconds[rows]

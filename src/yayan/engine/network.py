@@ -133,6 +133,11 @@ class Branches:
         both = [ids] * len(self.slots)
         return self._combine(self.network.read(self.cache, self.slots, both, every=True))
 
+    def follow(self, ids: Sequence[int]) -> torch.Tensor:
+        """Go on with `ids` -> logits [V] after the last one, guided."""
+        both = [ids] * len(self.slots)
+        return self._combine(self.network.read(self.cache, self.slots, both, every=False))[0]
+
     def take_back(self, count: int) -> None:
         """Forget the last `count` tokens."""
         for slot in self.slots:

@@ -68,7 +68,7 @@ class ModelDraft:
         if same == len(ids):  # the logits after its last token are no longer there
             same -= 1
         self.branches.take_back(len(known) - same)
-        self.logits_V = self.branches.read(ids[same:])[-1]
+        self.logits_V = self.branches.follow(ids[same:])
         self.certain = len(ids)
 
 
