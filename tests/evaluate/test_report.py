@@ -14,6 +14,7 @@ from yayan.evaluate.choices import EvalCeval
 from yayan.evaluate.compare import EvalCompare
 from yayan.evaluate.page import Table, markdown_table
 from yayan.evaluate.report import EvalReport
+from yayan.evaluate.steps import read_steps
 from yayan.evaluate.words import describe
 from yayan.stage import execute
 
@@ -180,6 +181,16 @@ def test_the_same_steps_give_the_same_bytes(road: list[Path], tmp_path: Path) ->
 def test_a_single_step_makes_a_page(road: list[Path], tmp_path: Path) -> None:
     execute(EvalReport(out=tmp_path / "report", folders=road[:1]))
     assert "Multiple choice" not in (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+
+
+def test_steps_are_told_in_the_order_in_which_they_began(tmp_path: Path) -> None:
+    """A pattern of names would put what was after before what was before."""
+    folders = [write_step(tmp_path / name, "merge") for name in ("after", "before")]
+    for folder, hour in zip(folders, (9, 8), strict=True):
+        record = json.loads((folder / "yayan.json").read_text())
+        record["started"] = f"2026-11-23T{hour:02}:00:00+00:00"
+        (folder / "yayan.json").write_text(json.dumps(record))
+    assert [step.folder.name for step in read_steps(folders)] == ["before", "after"]
 
 
 def test_folders_that_tell_nothing_are_refused(road: list[Path], tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ class EvalReport(Stage):
     """
 
     folders: list[InputPath]
-    """Folders of finished steps, in the order in which they are told."""
+    """Folders of finished steps, which are told in the order in which they began."""
     title: str = "What the road has done"
     """Heading of the page."""
 

@@ -42,7 +42,10 @@ class Step:
 
 
 def read_steps(folders: list[Path]) -> list[Step]:
-    """The records of finished steps. Raises UserError for a folder that has none."""
+    """The records of finished steps, in the order in which they began: before stands before after, whatever their names.
+
+    Raises UserError for a folder that has none.
+    """
     steps = []
     for folder in folders:
         record = lineage.read(folder)
@@ -53,7 +56,7 @@ def read_steps(folders: list[Path]) -> list[Step]:
         if evaluated and not (folder / RESULTS_NAME).is_file():
             raise UserError(f"this folder has no {RESULTS_NAME}", where=folder, cure="make it again")
         steps.append(Step(folder, record))
-    return steps
+    return sorted(steps, key=lambda step: step.record["started"])
 
 
 @dataclass(frozen=True)
