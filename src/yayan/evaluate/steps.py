@@ -42,7 +42,7 @@ class Step:
 
 
 def read_steps(folders: list[Path]) -> list[Step]:
-    """The records of finished steps, in the order in which they began: before stands before after, whatever their names.
+    """The records of finished steps in the order in which they began, whatever their names.
 
     Raises UserError for a folder that has none.
     """
