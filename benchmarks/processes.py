@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -47,19 +48,20 @@ def measure(command: Sequence[object], *, kill_after: float | None = None) -> Us
     """
     words = list(map(str, command))
     begun, before = time.monotonic(), os.times()
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     samples: list[tuple[float, int]] = []
     killed = False
-    while process.poll() is None:
-        seconds = time.monotonic() - begun
-        samples.append((seconds, anonymous_bytes(process.pid)))
-        if kill_after is not None and seconds > kill_after:
-            process.send_signal(signal.SIGKILL)
-            killed = True
-        time.sleep(INTERVAL_SECONDS)
-    errors = process.stderr.read() if process.stderr and not killed else ""
-    if process.returncode and not killed:
-        sys.exit(f"{' '.join(words)} failed:\n{errors}")
+    with tempfile.TemporaryFile("w+") as errors:  # a pipe that nobody empties would stop the command
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=errors)
+        while process.poll() is None:
+            seconds = time.monotonic() - begun
+            samples.append((seconds, anonymous_bytes(process.pid)))
+            if kill_after is not None and seconds > kill_after:
+                process.send_signal(signal.SIGKILL)
+                killed = True
+            time.sleep(INTERVAL_SECONDS)
+        if process.returncode and not killed:
+            errors.seek(0)
+            sys.exit(f"{' '.join(words)} failed:\n{errors.read()}")
     after = os.times()
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
     peak = max((size for _, size in samples), default=0)
