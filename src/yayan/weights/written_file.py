@@ -1,5 +1,6 @@
 """A file that is written in parts, past the page cache where that can be, and hashed on the way."""
 
+import errno
 import hashlib
 import mmap
 import os
@@ -20,7 +21,7 @@ class WrittenFile:
         self.path = path
         self._descriptor: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         self._direct = open_directly(path)
-        self._stage = memoryview(mmap.mmap(-1, STAGE_BYTES))
+        self._stage = memoryview(mmap.mmap(-1, STAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         self._staged = 0  # bytes that came last and are not written yet
         self._end, self._size = 0, 0  # of what came part after part; of the file
         self._digest = hashlib.sha256()
@@ -54,12 +55,23 @@ class WrittenFile:
         """Write what is staged so that it ends there."""
         staged, start = self._stage[: self._staged], end - self._staged
         hashing = self._hasher.submit(self._digest.update, staged)
-        count = 0
-        if self._direct is not None and self._staged == STAGE_BYTES:
-            count = os.pwrite(self._direct, staged, start)
+        count = self._put_directly(start, staged) if self._staged == STAGE_BYTES else 0
         self._put(start + count, staged[count:])
         hashing.result()
         self._staged = 0
+
+    def _put_directly(self, offset: int, view: memoryview) -> int:
+        """Write past the page cache; how many bytes, none where that cannot be."""
+        if self._direct is None:
+            return 0
+        try:
+            return os.pwrite(self._direct, view, offset)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a file system that wants other multiples
+                raise
+            os.close(self._direct)
+            self._direct = None
+            return 0
 
     def _put(self, offset: int, view: memoryview) -> None:
         assert self._descriptor is not None
