@@ -1,9 +1,8 @@
 """Answers as letters: which of the four does the model find likeliest behind the prompt?"""
 
 import time
-from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import nullcontext
+from itertools import groupby
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -13,10 +12,8 @@ from yayan.evaluate.prompts import Prompt
 from yayan.evaluate.questions import LETTERS
 from yayan.evaluate.scorer import open_network, refuse_nonsense
 from yayan.machine import DTYPES, device
-from yayan.model.folder import read_config
-from yayan.model.longer import choose_stretch, rope_applied
+from yayan.model.longer import by_turning
 from yayan.model.prefix import score_choices
-from yayan.model.rope import Rope
 from yayan.progress import Progress
 
 
@@ -45,34 +42,35 @@ class LetterScorer:
     def answer(self, prompts: list[Prompt], bar: Progress) -> list[Item]:
         """Ask what fits; equal scores go to the first letter. Prompts of as many examples share their beginning."""
         found: dict[int, dict[str, float]] = {}
-        for asked, rope in self.alike(prompts):
+        for asked in self.groups(prompts):
             rows = sum(len({tuple(ids[:-1]) for ids in prompt.letter_ids}) for prompt in asked)
             share = len(asked) / rows
-            network = self.network()
-            with rope_applied(network, rope) if rope else nullcontext():
-                scores = score_choices(
-                    network,
-                    [prompt.context_ids for prompt in asked],
-                    [prompt.letter_ids for prompt in asked],
-                    on_scored=lambda count, share=share: bar.advance(count * share),  # type: ignore[misc]
-                )
+            scores = score_choices(
+                self.network(),
+                [prompt.context_ids for prompt in asked],
+                [prompt.letter_ids for prompt in asked],
+                on_scored=lambda count, share=share: bar.advance(count * share),  # type: ignore[misc]
+            )
             refuse_nonsense((score for row in scores for score in row), self.model)
             for prompt, row in zip(asked, scores, strict=True):
                 found[prompt.question.number] = prompt.letter_scores(row)
         return [prompt.item(*best_of(found.get(prompt.question.number, {}))) for prompt in prompts]
 
-    def alike(self, prompts: list[Prompt]) -> Iterator[tuple[list[Prompt], Rope | None]]:
-        """Those that fit, with the same examples and the same turning together."""
-        config = read_config(self.model)
-        groups: dict[tuple[int, int], list[Prompt]] = defaultdict(list)
-        for prompt in prompts:
-            if prompt.fits:
-                times = choose_stretch(config, prompt.tokens).times if self.stretching else 1
-                groups[prompt.shots, times].append(prompt)
-        for _, group in sorted(groups.items()):
-            longest = max(prompt.tokens for prompt in group)
-            yield group, choose_stretch(config, longest).rope if self.stretching else None
+    def groups(self, prompts: list[Prompt]) -> Iterator[list[Prompt]]:
+        """Those that fit, with the same examples and the same turning together, the model turned so meanwhile."""
+        for asked in alike(prompts):
+            if self.stretching:
+                yield from by_turning(self.network(), asked, lambda prompt: prompt.tokens)
+            else:
+                yield asked
 
 
 def best_of(scores: dict[str, float]) -> tuple[str | None, dict[str, float]]:
     return (max(LETTERS, key=scores.__getitem__) if scores else None), scores
+
+
+def alike(prompts: list[Prompt]) -> Iterator[list[Prompt]]:
+    """Those that fit, with the same examples together."""
+    fitting = sorted((prompt for prompt in prompts if prompt.fits), key=lambda prompt: prompt.shots)
+    for _, group in groupby(fitting, key=lambda prompt: prompt.shots):
+        yield list(group)

@@ -3,7 +3,6 @@
 Both read the same windows (`model/score`), so that their figures can be compared. Shapes: N targets, V rows of the end.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -17,9 +16,9 @@ from yayan.engine.llama_c import Network
 from yayan.errors import UserError
 from yayan.evaluate.encoders import open_tokenizer, spelled_token
 from yayan.evaluate.scorer import open_network
-from yayan.model.folder import Context, read_config
+from yayan.model.folder import Context
 from yayan.model.load import Quantization
-from yayan.model.longer import choose_stretch, rope_applied
+from yayan.model.longer import by_turning
 from yayan.model.score import Window, body_and_head, score_windows, window_logits
 from yayan.weights.gguf_ids import ids_of, opened_vocabulary
 from yayan.weights.gguf_vocabulary import read_vocabulary
@@ -82,16 +81,9 @@ class FolderReader:
 
     def by_turning(self, windows: list[Window]) -> Iterator[list[Window]]:
         """Windows of one step together, the model turned so while they are read."""
-        if not self.stretching:
-            yield windows
-            return
-        config = read_config(self.model)
-        by_step: dict[int, list[Window]] = defaultdict(list)
-        for window in windows:
-            by_step[choose_stretch(config, len(window.ids)).times].append(window)
-        for alike in by_step.values():
-            with rope_applied(self.network, choose_stretch(config, len(alike[0].ids)).rope):
-                yield alike
+        if self.stretching:
+            return by_turning(self.network, windows, lambda window: len(window.ids))
+        return iter([windows])
 
 
 class GgufReader:

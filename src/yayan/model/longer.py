@@ -5,10 +5,11 @@ A request beyond the trained length gets frequencies that stay the same from its
 that follow the length, as dynamic NTK's do, turn later keys otherwise than the cached ones.)
 """
 
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from yayan.errors import UserError
 from yayan.model.folder import STEPS
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 Method = Literal["pi", "ntk", "dynamic", "yarn", "llama3"]
 Config = Mapping[str, Any]
+Read = TypeVar("Read")
 TYPES: Mapping[Method, str] = {
     "pi": "linear",
     "ntk": "default",
@@ -173,3 +175,16 @@ def rope_applied(network: "PreTrainedModel", rope: Rope) -> Iterator[None]:
         for name, value in before.items():
             setattr(rotary, name, value)
         rotary.inv_freq.copy_(freqs_K)
+
+
+def by_turning(
+    network: "PreTrainedModel", items: Sequence[Read], tokens_of: Callable[[Read], int]
+) -> Iterator[list[Read]]:
+    """What is to be read, that of one step together, the model turned so until the next is asked for."""
+    config = network.config.to_dict()
+    by_step: dict[int, list[Read]] = defaultdict(list)
+    for item in items:
+        by_step[choose_stretch(config, tokens_of(item)).times].append(item)
+    for alike in by_step.values():
+        with rope_applied(network, choose_stretch(config, tokens_of(alike[0])).rope):
+            yield alike
