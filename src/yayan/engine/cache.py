@@ -19,9 +19,8 @@ from yayan.model.attention import attend
 
 ROOM = 256  # positions that a cache grows by
 ONE_BY_ONE = 16  # new tokens of a pass that attend by calls of their own
-BLOCK = (
-    256  # tokens of the rest of a prompt in one masked call: bounds the mask, and skips most of what is ahead
-)
+# Tokens of the rest of a prompt in one masked call: bounds the mask, and skips most of what is ahead
+BLOCK = 256
 
 
 class Cache:

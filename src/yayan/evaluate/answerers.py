@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # torch takes two seconds, which llama.cpp does not need
     from yayan.engine.torch import TorchEngine
 
 
-SMALL_CONTEXT = 256  # tokens; given 1, llama.cpp ends the process
+SMALL_CONTEXT = 256  # tokens of a cache that nothing is read into
 
 
 @dataclass(frozen=True)

@@ -48,13 +48,11 @@ def write_gguf_files(
     needed = {kind: sum(item.bytes for item in plan.tensors) for kind, plan in plans.items()}
     refuse_full_disk(next(iter(paths.values())).parent, sum(needed.values()))
     with ExitStack() as opened:
-        files = []
-        for kind, path in paths.items():
-            write_beginning(model, path, kind, plans[kind])
-            beginning = path.read_bytes()
-            files.append((opened.enter_context(closing(WrittenFile(path))), plans[kind]))
-            files[-1][0].append(beginning)
-        write_tensors(files, importance or {})
+        files = {
+            kind: opened.enter_context(closing(begin_file(model, path, kind, plans[kind])))
+            for kind, path in paths.items()
+        }
+        write_tensors([(files[kind], plans[kind]) for kind in paths], importance or {})
     return {
         kind: {
             "bytes": path.stat().st_size,
@@ -65,7 +63,7 @@ def write_gguf_files(
     }
 
 
-def write_beginning(model: Path, path: Path, file_type: FileType, plan: PlannedFile) -> None:
+def begin_file(model: Path, path: Path, file_type: FileType, plan: PlannedFile) -> WrittenFile:
     """A file with all but the values of the model's tensors."""
     writer = GGUFWriter(path, ARCHITECTURES[plan.config["model_type"]])
     writer.add_name(model.resolve().name)
@@ -84,6 +82,10 @@ def write_beginning(model: Path, path: Path, file_type: FileType, plan: PlannedF
     if factors is not None:
         writer.write_tensor_data(factors)
     writer.close()
+    beginning = path.read_bytes()
+    file = WrittenFile(path)
+    file.append(beginning)
+    return file
 
 
 def rope_factors(config: dict[str, Any]) -> np.ndarray | None:
