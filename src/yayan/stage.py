@@ -149,11 +149,16 @@ def question_of(stage: Stage) -> dict[str, object]:
     def entry(path: Path) -> dict[str, str]:
         return {"path": str(path), "sha256": lineage.sha256_of(real_path(path))}
 
-    record = {
-        "stage": verb_of(type(stage)),
-        "options": options,
-        "inputs": {name: map_paths(getattr(stage, name), entry) for name in inputs},
-    }
+    return make_question(
+        type(stage), options, {name: map_paths(getattr(stage, name), entry) for name in inputs}
+    )
+
+
+def make_question(
+    command: type[Command] | type[Stage], options: dict[str, Any], inputs: dict[str, Any]
+) -> dict[str, Any]:
+    """What was asked, as `differences` compares it: options by name, inputs by their content; as JSON gives it back."""
+    record = {"stage": verb_of(command), "options": options, "inputs": inputs}
     return json.loads(json.dumps(record, default=str))
 
 

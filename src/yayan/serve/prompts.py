@@ -73,7 +73,7 @@ def answer_file(
     """Append the answers that are missing, each as one line as soon as its turn comes; how many, and how many of all
     failed. The model is opened only if one is missing.
 
-    `question`: what the answers depend on besides the prompts, in the form of a stage's (`stage.question_of`). Raises
+    `question`: what the answers depend on besides the prompts, in the form of a stage's (`stage.make_question`). Raises
     UserError for answers to other prompts or to another question.
     """
     with opened(out) as stream:

@@ -1,6 +1,5 @@
 """The verb `chat`: talk to a model in the terminal, ask it once through a pipe, or answer a file of prompts."""
 
-import json
 import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -17,7 +16,7 @@ from yayan.model.folder import Context
 from yayan.serve.conversation import Conversation
 from yayan.serve.prompts import answer_file, read_prompts
 from yayan.serve.speaker import open_speaker
-from yayan.stage import Command, verb_of
+from yayan.stage import Command, make_question
 from yayan.template import SYSTEM_PROMPTS
 
 
@@ -92,9 +91,7 @@ class Chat(Command):
             "draft": self.draft and by_content(self.draft),
             "system prompt": {"sha256": sha256(system["content"].encode()).hexdigest()},
         }
-        options = {"engine": engine, **asked, **asdict(sampling)}
-        record = {"stage": verb_of(type(self)), "options": options, "inputs": inputs}
-        return json.loads(json.dumps(record, default=str))
+        return make_question(type(self), {"engine": engine, **asked, **asdict(sampling)}, inputs)
 
     def check(self) -> None:
         """Raises UserError for a number that means nothing, and for a file without the other."""
