@@ -4,6 +4,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import yayan.model.loss as loss_module
+from yayan.model.buffers import Buffers
 from yayan.model.loss import linear_cross_entropy
 
 
@@ -63,6 +65,30 @@ def test_softmax_and_sum_are_wide(dtype: torch.dtype) -> None:
     nats = linear_cross_entropy(h, [w], torch.zeros(3000, dtype=torch.int64))
     assert nats.dtype == torch.float32
     assert nats.item() == pytest.approx(3000 * 0.6931472, rel=1e-4)
+
+
+@pytest.mark.parametrize("chunk", [7, 64])
+def test_a_narrow_gradient_is_made_in_blocks_and_summed_wide(
+    chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over several chunks and blocks that do not divide, in memory in which other numbers stand."""
+    monkeypatch.setattr(loss_module, "PRODUCT_BYTES", 5 * 6 * 2)
+    generator = torch.Generator().manual_seed(3)
+    h = torch.randn(50, 6, generator=generator).bfloat16()
+    frozen = torch.randn(8, 6, generator=generator).bfloat16()
+    targets = torch.randint(0, 31, (50,), generator=generator)
+    buffers = Buffers()
+    for size in (23 * 6, 50 * 31, 7 * 31):
+        for dtype in (torch.bfloat16, torch.float32):
+            buffers.give(torch.full((size,), torch.nan, dtype=dtype))
+    for seed in range(2):
+        trained = torch.randn(23, 6, generator=torch.Generator().manual_seed(seed), requires_grad=True)
+        linear_cross_entropy(h, [frozen, trained], targets, chunk=chunk, buffers=buffers).backward()
+        rows = torch.cat([frozen.double(), trained.detach().bfloat16().double()]).requires_grad_()
+        F.cross_entropy(h.double() @ rows.T, targets, reduction="sum").backward()
+        assert trained.grad is not None
+        assert rows.grad is not None
+        torch.testing.assert_close(trained.grad.double(), rows.grad[8:], rtol=0.02, atol=0.02)
 
 
 def test_frozen_rows_get_no_gradient() -> None:

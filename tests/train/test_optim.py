@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from yayan.train import optim
 from yayan.train.checkpoint import (
     latest_checkpoint,
     load_best,
@@ -51,6 +52,48 @@ def test_groups_keep_their_own_rates_and_vectors_do_not_decay() -> None:
     torch.testing.assert_close(matrix.detach(), torch.full((2, 2), 1 - 0.05 * 0.5))
     assert torch.equal(vector.detach(), torch.ones(2))
     assert torch.equal(rows.detach(), torch.ones(3, 2))
+
+
+@pytest.mark.parametrize("width", [5, 64])
+def test_a_sparse_gradient_steps_as_a_dense_one(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that are named twice, or not at all, and blocks that do not divide; a large gradient is cut alike."""
+    monkeypatch.setattr(optim, "DENSE_BYTES", 7 * width * 4)
+    torch.manual_seed(1)
+    start = torch.randn(23, width)
+    sides = []
+    for _ in range(2):
+        rows, other = torch.nn.Parameter(start.clone()), torch.nn.Parameter(torch.ones(3, 2))
+        groups = {"rows": Group({"r": rows}, 0.1, decay=0.01), "body": Group({"o": other}, 0.1)}
+        sides.append((rows, other, make_optimizers(groups)))
+    for step in range(6):
+        ids = torch.randint(0, 23, (9,))
+        values = torch.randn(9, width) * 10 ** (step - 3)
+        gradient = torch.sparse_coo_tensor(ids[None], values, (23, width)).coalesce()
+        norms = []
+        for (rows, other, optimizers), dense in zip(sides, (False, True), strict=True):
+            rows.grad = gradient.to_dense() if dense else gradient.clone()
+            other.grad = torch.full_like(other, 1e-4)
+            norms.append(optim.clip_gradients([rows, other]))
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+        assert norms[0] == pytest.approx(norms[1], rel=1e-6)
+    (sparse, other, its), (dense_rows, dense_other, theirs) = sides
+    torch.testing.assert_close(sparse, dense_rows, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(other, dense_other)
+    moments, wanted = its[0].state[sparse], theirs[0].state[dense_rows]
+    assert moments.keys() == wanted.keys()
+    assert moments["step"] == wanted["step"] == 6
+    torch.testing.assert_close(moments["exp_avg_sq"], wanted["exp_avg_sq"], rtol=1e-5, atol=0)
+
+
+def test_a_gradient_is_cut_to_the_norm() -> None:
+    values = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
+    values[0].grad, values[1].grad = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])
+    assert optim.clip_gradients(values) == pytest.approx(5)
+    torch.testing.assert_close(values[1].grad, torch.tensor([0.0, 0.8]))
+    assert optim.clip_gradients(values) == pytest.approx(1)
+    assert optim.clip_gradients([]) == 0
 
 
 def test_muon_steps_the_matrices_of_its_group_orthogonally_and_nothing_else() -> None:

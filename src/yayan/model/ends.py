@@ -14,8 +14,10 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel
 
+from yayan import ranks
 from yayan.errors import UserError
 from yayan.model.attention import Attention, documents_of, use_attention
+from yayan.model.buffers import Buffers
 from yayan.model.folder import INPUT_END, OUTPUT_END
 from yayan.model.loss import IGNORED, linear_cross_entropy
 
@@ -39,7 +41,8 @@ class TwoEnds(nn.Module):
 
     `first`: the first trained row of the embedding, and of the head unless `first_head` is given. Tied ends share one
     parameter, so one number. `embedding` [R, D] and `head` [R, D] (None when tied) are float32. The wrapped model's own
-    matrix is not changed; where all rows are trained only its shape stays.
+    matrix is not changed; where all rows are trained only its shape stays. The embedding's gradient is sparse (in one
+    process, untied): it has the rows of the tokens that were read, of which a batch has few.
     """
 
     def __init__(
@@ -51,6 +54,8 @@ class TwoEnds(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
+        self.free_memory = Buffers()
+        self.sparse = ranks.ranks() == 1  # FSDP cannot share out a sparse gradient
         self.first, self.first_head = first, first if first_head is None else first_head
         old_embedding = model.get_input_embeddings().weight
         old_head = model.get_output_embeddings().weight
@@ -76,11 +81,13 @@ class TwoEnds(nn.Module):
         frozen_VD = self.model.get_input_embeddings().weight[: self.first]
         dtype = self.model.get_input_embeddings().weight.dtype
         if self.first == 0:
-            return F.embedding(ids_BT, self.embedding).to(dtype)
+            return F.embedding(ids_BT, self.embedding, sparse=self.sparse).to(dtype)
         x_BTD = F.embedding(ids_BT.clamp(max=self.first - 1), frozen_VD)
         if len(self.embedding) == 0:
             return x_BTD
-        new_BTD = F.embedding((ids_BT - self.first).clamp(min=0), self.embedding).to(dtype)
+        new_BTD = F.embedding((ids_BT - self.first).clamp(min=0), self.embedding, sparse=self.sparse).to(
+            dtype
+        )
         return torch.where((ids_BT >= self.first)[..., None], new_BTD, x_BTD)
 
     def hidden(self, ids_BT: torch.Tensor, positions_BT: torch.Tensor | None = None) -> torch.Tensor:
@@ -115,7 +122,15 @@ class TwoEnds(nn.Module):
         if torch.is_autocast_enabled(h_BTD.device.type):  # which leaves the residual stream wide
             h_BTD = h_BTD.to(torch.get_autocast_dtype(h_BTD.device.type))
         counts_BT = targets_BT != IGNORED
-        return linear_cross_entropy(h_BTD[counts_BT], self.head_pieces(), targets_BT[counts_BT], scale)
+        h_ND, targets_N = h_BTD[counts_BT], targets_BT[counts_BT]
+        return linear_cross_entropy(h_ND, self.head_pieces(), targets_N, scale, buffers=self.free_memory)
+
+    def drop_gradients(self) -> None:
+        """Set the trained rows' gradients to None; the next ones are made in their memory."""
+        for rows in self.trained_rows().values():
+            if ranks.ranks() == 1 and rows.grad is not None and not rows.grad.is_sparse:
+                self.free_memory.give(rows.grad)
+            rows.grad = None
 
     def matrices(self) -> dict[str, torch.Tensor]:
         """The wholly trained model's parameters by their names in a model folder."""

@@ -114,15 +114,19 @@ def training_cost(
         layer = size.body_parameters // size.layers
         held += layer * (4 if whole_body else BYTES[dtype])
         held += frozen_ends * BYTES[dtype] + rows_each * size.ends * 4
-    narrow = (
-        2 if dtype != "float32" else 0
-    )  # the head's own copy for the products, and a product before it is widened
-    logits = min(LOGITS_BYTES, positions * size.rows * BYTES[dtype]) + 2 * SOFTMAX_BYTES
+    narrow = 2 if dtype != "float32" else 0  # the head's own copy for the products
+    logits = min(LOGITS_BYTES, positions * size.rows * BYTES[dtype])
     kept = activation_bytes(size, dtype, positions, whole_body=whole_body, checkpointing=checkpointing)
-    at_loss = kept + logits + rows_each * (4 + 2 * narrow)
+    at_loss = kept + logits + SOFTMAX_BYTES + rows_each * (4 + narrow)
+    read = rows_each * (size.ends - 1)  # rows whose gradient has those that were read alone, in one process
+    if ranks == 1:  # where the logits and the copy stay for the next step
+        read_once = min(rows_each, positions * size.width) * (size.ends - 1)
+        at_end = logits + rows_each * narrow + 4 * (trained - read + read_once)
+    else:
+        at_end = 4 * trained // ranks
     return TrainingCost(
         trained_parameters=trained,
-        memory_bytes=held + max(at_loss, 4 * trained // ranks),
+        memory_bytes=held + max(at_loss, at_end),
         flops_per_token=body_flops + head_flops + attention_flops,
         attention_flops_per_token=attention_flops,
         logits_per_token=size.rows,

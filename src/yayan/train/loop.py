@@ -136,6 +136,8 @@ class Trainer:
         set_rates(self.optimizers, plan.rates.factor(run.step))
         for optimizer in self.optimizers:
             optimizer.step()
+        self.ends.drop_gradients()
+        for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         run.step += 1
         run.tokens += plan.positions_per_step

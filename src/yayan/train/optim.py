@@ -3,14 +3,16 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from torch.optim.adamw import adamw
 
 from yayan.model.sharding import whole
 
 BETAS = (0.9, 0.95)
 MAX_GRADIENT_NORM = 1.0
+DENSE_BYTES = 8 << 20  # of a sparse gradient that are made dense at once
 
 Schedule = Literal["cosine", "wsd"]
 
@@ -26,6 +28,61 @@ class Group:
     learning_rate: float
     decay: float = 0.0
     muon: bool = False
+
+
+@torch.no_grad()
+def step_sparse_rows(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    """Before a step of torch's fused AdamW: step the matrices whose gradients are sparse, with the same results.
+
+    Some rows at a time are made dense: all rows move at each step, by what their moments are, but a gradient as large
+    as the matrix is never there.
+    """
+    for group in optimizer.param_groups:
+        for value in group["params"]:
+            if value.grad is not None and value.grad.is_sparse:
+                gradient, value.grad = value.grad.coalesce(), None
+                step_rows(value, gradient, optimizer.state[value], group)
+
+
+def step_rows(
+    value_VD: torch.nn.Parameter,
+    gradient_VD: torch.Tensor,
+    state: dict[str, torch.Tensor],
+    group: Mapping[str, Any],
+) -> None:
+    """AdamW's step with a coalesced gradient of U rows; `state` is begun as torch begins it."""
+    if not state:
+        state["step"] = torch.zeros((), device=value_VD.device)
+        state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(value_VD), torch.zeros_like(value_VD)
+    rows_U, values_UD = gradient_VD.indices()[0], gradient_VD.values()
+    each = max(DENSE_BYTES // value_VD[0].nbytes, 1)
+    parts = [x.split(each) for x in (value_VD, state["exp_avg"], state["exp_avg_sq"])]
+    borders = torch.arange(0, len(value_VD) + each, each, device=rows_U.device)
+    ends = torch.searchsorted(rows_U, borders).tolist()
+    dense_RD = torch.zeros_like(parts[0][0])
+    beta1, beta2 = group["betas"]
+    for i, (part_RD, mean_RD, square_RD) in enumerate(zip(*parts, strict=True)):
+        own = slice(ends[i], ends[i + 1])
+        places = rows_U[own] - i * each
+        dense_RD[places] = values_UD[own]
+        adamw(
+            [part_RD],
+            [dense_RD[: len(part_RD)]],
+            [mean_RD],
+            [square_RD],
+            [],
+            [state["step"].clone()],
+            fused=True,
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+        dense_RD[places] = 0
+    state["step"] += 1
 
 
 def make_optimizers(groups: Mapping[str, Group]) -> list[torch.optim.Optimizer]:
@@ -47,6 +104,7 @@ def make_optimizers(groups: Mapping[str, Group]) -> list[torch.optim.Optimizer]:
     optimizers: list[torch.optim.Optimizer] = []
     if adamw:
         optimizers.append(torch.optim.AdamW(adamw, betas=BETAS, fused=True))
+        optimizers[0].register_step_pre_hook(step_sparse_rows)
     if muon:
         optimizers.append(torch.optim.Muon(muon, adjust_lr_fn="match_rms_adamw"))
     return optimizers
@@ -84,6 +142,17 @@ def set_rates(optimizers: Sequence[torch.optim.Optimizer], factor: float) -> Non
             group["lr"] = group["peak"] * factor
 
 
+@torch.no_grad()
 def clip_gradients(parameters: list[torch.nn.Parameter]) -> float:
     """Scale all gradients down to a joint norm of at most MAX_GRADIENT_NORM; returns the norm before."""
-    return float(whole(torch.nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)))
+    gradients = []
+    for value in parameters:
+        if value.grad is not None and value.grad.is_sparse:
+            value.grad = value.grad.coalesce()
+            gradients.append(value.grad.values())
+        elif value.grad is not None:
+            gradients.append(value.grad)
+    norm = float(whole(torch.nn.utils.get_total_norm(gradients)))
+    if norm > MAX_GRADIENT_NORM:
+        torch._foreach_mul_(gradients, MAX_GRADIENT_NORM / norm)
+    return norm
