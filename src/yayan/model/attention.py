@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, PreTrainedModel
 
+from yayan.model.causal import LONGEST, causal_attention
+
 Attention = Literal["auto", "documents", "varlen", "mask"]
 NAMES = {"documents": "yayan_documents", "varlen": "yayan_varlen", "mask": "sdpa"}
 
@@ -89,6 +91,13 @@ def attend(
     """Causal attention of whole documents; with a window each position sees itself and window - 1 before it."""
     length = q.shape[2]
     if window is None or length <= window:
+        if (
+            q.device.type == "cpu"
+            and q.dtype == torch.bfloat16
+            and length <= LONGEST
+            and not settings["dropout_p"]
+        ):
+            return causal_attention(q, k, v, settings["scale"])
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, **settings)
     near = torch.ones(length, length, dtype=torch.bool, device=q.device).tril_().triu_(1 - window)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=near, **settings)
