@@ -142,6 +142,7 @@ def cost_of(model: Path, way: str, options: argparse.Namespace) -> TrainingCost:
         dtype=options.dtype,
         positions=options.batch_size * options.length,
         sequence_length=options.length,
+        device_type=device().type,
     )
 
 

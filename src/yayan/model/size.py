@@ -90,6 +90,7 @@ def training_cost(
     checkpointing: bool = False,
     ranks: int = 1,
     quantization: str | None = None,
+    device_type: str = "cpu",
 ) -> TrainingCost:
     """The cost of a step over `positions` positions at once; an estimate from counts, not a measurement.
 
@@ -115,15 +116,15 @@ def training_cost(
         held += layer * (4 if whole_body else BYTES[dtype])
         held += frozen_ends * BYTES[dtype] + rows_each * size.ends * 4
     narrow = 2 if dtype != "float32" else 0  # the head's own copy for the products
-    logits = min(LOGITS_BYTES, positions * size.rows * BYTES[dtype])
+    logits = min(LOGITS_BYTES[device_type], positions * size.rows * BYTES[dtype])
     kept = activation_bytes(size, dtype, positions, whole_body=whole_body, checkpointing=checkpointing)
     at_loss = kept + logits + SOFTMAX_BYTES + rows_each * (4 + narrow)
-    read = rows_each * (size.ends - 1)  # rows whose gradient has those that were read alone, in one process
-    if ranks == 1:  # where the logits and the copy stay for the next step
-        read_once = min(rows_each, positions * size.width) * (size.ends - 1)
-        at_end = logits + rows_each * narrow + 4 * (trained - read + read_once)
-    else:
-        at_end = 4 * trained // ranks
+    at_end = 4 * trained // ranks
+    if (
+        ranks == 1
+    ):  # the logits and the copy stay for the next step; an untied embedding's gradient has what was read
+        unread = max(rows_each - positions * size.width, 0) * (size.ends - 1)
+        at_end += logits + rows_each * narrow - 4 * unread
     return TrainingCost(
         trained_parameters=trained,
         memory_bytes=held + max(at_loss, at_end),

@@ -124,6 +124,7 @@ def cost_of(options: "Training", config: Mapping, old_rows: int | None, count: i
         checkpointing=options.checkpointing,
         ranks=count,
         quantization=options.quantize_body,
+        device_type=device().type,
     )
 
 
