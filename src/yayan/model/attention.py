@@ -91,13 +91,10 @@ def attend(
     """Causal attention of whole documents; with a window each position sees itself and window - 1 before it."""
     length = q.shape[2]
     if window is None or length <= window:
-        if (
-            q.device.type == "cpu"
-            and q.dtype == torch.bfloat16
-            and length <= LONGEST
-            and not settings["dropout_p"]
-        ):
-            return causal_attention(q, k, v, settings["scale"])
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else q.dtype
+        plain = length <= LONGEST and not settings["dropout_p"]
+        if q.device.type == "cpu" and dtype == torch.bfloat16 and plain:
+            return causal_attention(q.to(dtype), k.to(dtype), v.to(dtype), settings["scale"])
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, **settings)
     near = torch.ones(length, length, dtype=torch.bool, device=q.device).tril_().triu_(1 - window)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=near, **settings)

@@ -21,7 +21,7 @@ from yayan.model.buffers import Buffers
 # Of the logits that are there at once: thin matrix products are slow, and each chunk adds to the whole weight gradient.
 # On two CPU cores half as many take as long (docs/log.md); a GPU's larger chunk was not measured.
 LOGITS_BYTES = {"cpu": 64 << 20, "cuda": 128 << 20}
-SOFTMAX_BYTES = 2 << 20  # of a wide copy of some of their rows, so that it stays in the cache
+SOFTMAX_BYTES = 4 << 20  # of a wide copy of some of their rows, so that it stays in the cache
 PRODUCT_BYTES = 8 << 20  # of a piece's gradient that is made at once
 SMALLEST_SHARE = 1e-30  # softmax values below lose digits
 IGNORED = -100  # a target that costs nothing, as in torch
@@ -74,7 +74,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             for w in pieces
         ]
         rows = sum(map(len, pieces))
-        chunk = max(min(chunk or LOGITS_BYTES[h_ND.device.type] // (rows * h_ND.itemsize), len(h_ND)), 1)
+        chunk = chunk or max(LOGITS_BYTES[h_ND.device.type] // (rows * h_ND.itemsize), 1)
+        chunk = -(-len(h_ND) // max(-(-len(h_ND) // chunk), 1)) or 1  # as many chunks of one size
         buffer = buffers.take(chunk * rows, h_ND.dtype, h_ND.device)
         nats = torch.zeros((), dtype=wide, device=h_ND.device)
         for at in range(0, len(h_ND), chunk):
