@@ -19,6 +19,8 @@ from tests.sentencepiece_model import TEXTS, make_chat_model
 from tests.serve.running import Running, serving
 from yayan.errors import UserError, WorkError
 from yayan.evaluate.answerers import Prompt, open_answerer, open_cutter
+from yayan.evaluate.answers import Kept
+from yayan.evaluate.choices import EvalCeval
 from yayan.evaluate.endpoint import KEY_VARIABLE, find_name, open_endpoint
 from yayan.evaluate.greedy import JOURNAL_NAME, Journal, Question, answer_all
 from yayan.evaluate.long_prompts import PromptMaker
@@ -26,11 +28,13 @@ from yayan.evaluate.longbench import EvalLongbench
 from yayan.evaluate.needle import EvalNeedle
 from yayan.evaluate.report import EvalReport
 from yayan.evaluate.samples import EvalSamples
+from yayan.evaluate.words import describe
 from yayan.progress import Progress
 from yayan.stage import Stage, execute
 from yayan.weights.gguf_file import write_gguf
 
 from .test_longbench import official, write_task
+from .test_questions import write_csv
 
 KEY = "a-secret-key"
 HELLO = Prompt([{"role": "user", "content": "hello"}], [1])
@@ -175,6 +179,39 @@ def test_nothing_listens(root: Path, tmp_path: Path) -> None:
     with pytest.raises(WorkError, match=rf"the endpoint does not answer \({url}\): start it"):
         execute(stage_of("needle", root, root / "chat", tmp_path / "out", endpoint=url), quietly)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_reasons_at_an_endpoint(root: Path, served: Running, tmp_path: Path) -> None:
+    """Its replies are those of the same model here; without reasoning an endpoint is of no use."""
+    if served.model == "base":
+        pytest.skip("a base model does not chat")
+    write_csv(tmp_path / "data", "val", "law", ["河边,old,man,1,2,B", "the river,a,b,c,d,A"])
+    given: dict[str, Any] = {
+        "model": root / "chat",
+        "data": tmp_path / "data",
+        "shots": 0,
+        "protocol": "cla2",
+    }
+    at: dict[str, Any] = {"endpoint": f"{served.url}/v1"}
+    with pytest.raises(UserError, match=r"how likely each letter is.*--cot"):
+        execute(EvalCeval(out=tmp_path / "none", **given, **at), quietly)
+    given |= {"cot": True, "max_tokens": 6}
+    with pytest.raises(UserError, match="not stretched from here"):
+        execute(EvalCeval(out=tmp_path / "none", **given, **at, context="auto"), quietly)
+    told = execute(EvalCeval(out=tmp_path / "there", **given, **at), quietly)["metrics"]
+    execute(EvalCeval(out=tmp_path / "here", **given), quietly)
+    there, here = (
+        json.loads((tmp_path / out / "results.json").read_text("utf-8")) for out in ("there", "here")
+    )
+    replies = [[item["reply"].strip() for item in results["items"]] for results in (there, here)]
+    assert replies[0] == replies[1]
+    assert any(replies[0])
+    assert (told["endpoint_model"], told["engine"]) == (served.model, "endpoint")
+    assert "dtype" not in told
+    assert f"answered by {served.model} at" in describe({"stage": "eval ceval", "metrics": told})
+    Kept(tmp_path, "another").put("law", [])
+    with pytest.raises(WorkError, match=f"another gave the answers so far, and {served.model} would"):
+        Kept(tmp_path, served.model)
 
 
 @contextmanager

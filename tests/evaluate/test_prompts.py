@@ -127,7 +127,7 @@ def test_examples_go_from_the_far_end_until_it_fits(llama: Path) -> None:
     endless = Question("law", 2, "长" * 999, ("1", "2", "3", "4"), "D")
     subject = Subject("law", "法学", ("Humanities",), [ASKED, long, endless], EXAMPLES)
     lengths = [
-        len(split_ids(tokenizer, [harness_text(CEVAL, subject, EXAMPLES[dropped:], ASKED)])[0][0])
+        len(split_ids(tokenizer, [harness_text(CEVAL, subject, EXAMPLES[dropped:], ASKED)])[0][1])
         for dropped in range(3)
     ]
     assert lengths == sorted(lengths, reverse=True)
@@ -137,7 +137,7 @@ def test_examples_go_from_the_far_end_until_it_fits(llama: Path) -> None:
             assert (first.dropped, first.shots, first.fits) == (expected, 2 - expected, True)
             assert (
                 first.context_ids
-                == split_ids(tokenizer, [harness_text(CEVAL, subject, EXAMPLES[expected:], ASKED)])[0][0]
+                == split_ids(tokenizer, [harness_text(CEVAL, subject, EXAMPLES[expected:], ASKED)])[0][1]
             )
             assert (last.dropped, last.fits, last.question) == (2, False, endless)
     assert not Asker(CEVAL, "harness", "base", tokenizer, lengths[2]).ready(subject)[0].fits
@@ -146,7 +146,8 @@ def test_examples_go_from_the_far_end_until_it_fits(llama: Path) -> None:
 def test_letters_begin_where_the_encodings_part(llama: Path) -> None:
     """`bc` is one piece: the end of the text belongs to the letter then."""
     tokenizer = load_tokenizer(llama)
-    ((before, letters),) = split_ids(tokenizer, ["b"])
+    ((text, before, letters),) = split_ids(tokenizer, ["b"])
+    assert text == "b"
     assert before[0] == tokenizer.bos_id
     for letter, ids in zip("ABCD", letters, strict=True):
         assert tokenizer.decode([*before, *ids]).strip() == f"b {letter}"

@@ -25,17 +25,9 @@ class Answers(Stage):
 
     def check(self) -> None:
         refuse_less_than_one(threads=self.threads)
-        if self.endpoint is None:
-            if self.endpoint_model is not None:
-                cure = "name its URL with --endpoint"
-                raise UserError("a name is given, and no endpoint", where="endpoint_model", cure=cure)
-            return
-        if self.threads is not None:
+        if self.endpoint is not None and self.threads is not None:
             raise UserError("an endpoint chooses its threads itself", where="threads", cure="leave them out")
-        library("openai")
-        from yayan.evaluate.endpoint import find_name
-
-        find_name(self.endpoint, self.endpoint_model)
+        check_endpoint(self.endpoint, self.endpoint_model)
 
     def open(self, context: Context = None, slots: int = 1) -> AbstractContextManager[Answerer]:
         """What answers, `slots` at once, open."""
@@ -58,7 +50,24 @@ class LongAnswers(Answers):
 
     def check(self) -> None:
         refuse_less_than_one(slots=self.slots)
-        if self.endpoint is not None and self.context == "auto":
-            cure = "say how many tokens it sees at once, or leave --context out"
-            raise UserError("an endpoint is not stretched from here", where="context", cure=cure)
+        refuse_stretching(self.endpoint, self.context)
         super().check()
+
+
+def check_endpoint(endpoint: str | None, name: str | None) -> None:
+    """Ask an endpoint for its names. Raises UserError for a name without an endpoint, and what `find_name` raises."""
+    if endpoint is None:
+        if name is not None:
+            cure = "name its URL with --endpoint"
+            raise UserError("a name is given, and no endpoint", where="endpoint_model", cure=cure)
+        return
+    library("openai")
+    from yayan.evaluate.endpoint import find_name
+
+    find_name(endpoint, name)
+
+
+def refuse_stretching(endpoint: str | None, context: Context) -> None:
+    if endpoint is not None and context == "auto":
+        cure = "say how many tokens it sees at once, or leave --context out"
+        raise UserError("an endpoint is not stretched from here", where="context", cure=cure)

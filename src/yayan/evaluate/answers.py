@@ -5,11 +5,12 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from yayan.errors import WorkError
 from yayan.evaluate.intervals import wilson
 from yayan.evaluate.questions import Subject
 from yayan.partial import whole_lines
 
-KEPT_NAME = ".answered.jsonl"
+KEPT_NAME = ".answered-by.jsonl"
 NOT_EXTRACTED = ""  # the prediction where a reply names no letter
 
 
@@ -31,23 +32,34 @@ class Item:
 
 
 class Kept:
-    """The items of finished subjects, in the folder that is worked in: a line a subject, an unfinished line cut off."""
+    """The items of finished subjects, in the folder that is worked in: a line a subject, an unfinished line cut off.
 
-    def __init__(self, work: Path) -> None:
-        self.path = work / KEPT_NAME
+    `by`: the name of what answers, where another could have answered before. Raises WorkError if another one did.
+    """
+
+    def __init__(self, work: Path, by: str = "") -> None:
+        self.path, self.by = work / KEPT_NAME, by
         self.items: dict[str, list[Item]] = {}
         with self.path.open("ab+") as file:
-            for subject, *items in map(json.loads, whole_lines(file)):
+            for subject, before, *items in map(json.loads, whole_lines(file)):
+                refuse_another(before, by, self.path)
                 self.items[subject] = [Item(**item) for item in items]
 
     def put(self, subject: str, items: list[Item]) -> None:
         self.items[subject] = items
-        line = json.dumps([subject, *map(asdict, items)], ensure_ascii=False)
+        line = json.dumps([subject, self.by, *map(asdict, items)], ensure_ascii=False)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def remove(self) -> None:
         self.path.unlink()
+
+
+def refuse_another(before: str, now: str, place: Path) -> None:
+    """WorkError if one name gave the answers so far and another one would give the others."""
+    if before != now:
+        what = f"{before} gave the answers so far, and {now} would give the others"
+        raise WorkError(what, where=place, cure=f"serve {before} again, or name another OUT")
 
 
 def digest(subjects: list[Subject]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from yayan.errors import UserError
+from yayan.evaluate.answering import check_endpoint, refuse_stretching
 from yayan.evaluate.answers import Item, Kept, by_group, by_subject, digest, submission, summarise
 from yayan.evaluate.benchmarks import CEVAL, CMMLU, MMLU, Benchmark
 from yayan.evaluate.letters import LetterScorer
@@ -57,6 +58,11 @@ class Choices(Stage):
     """Let a chat model reason (cla2, by llama.cpp in F16, greedily); the letter is taken from what it writes."""
     max_tokens: int = 512
     """Tokens of a reasoning at most."""
+    endpoint: str | None = None
+    """Let an OpenAI-compatible server reason (with --cot): its URL, such as http://127.0.0.1:8000/v1 (key:
+    OPENAI_API_KEY). The model's tokenizer and template count what it is asked."""
+    endpoint_model: str | None = None
+    """Name that the endpoint is asked for; the only one that it lists by default."""
 
     @property
     def split_asked(self) -> str:
@@ -71,17 +77,24 @@ class Choices(Stage):
             raise UserError(what, where="protocol", cure="leave it out")
         if self.max_tokens < 1:
             raise UserError(f"reasonings of {self.max_tokens} tokens", cure="give at least 1")
+        if self.endpoint is not None and not self.cot:
+            what = "an endpoint does not tell how likely each letter is"
+            raise UserError(what, where="endpoint", cure="let it reason with --cot, or leave it out")
+        refuse_stretching(self.endpoint, self.context)
         self.make_asker()
         self.read()
+        check_endpoint(self.endpoint, self.endpoint_model)
 
     def run(self, work: Path) -> dict[str, object]:
-        subjects, asker, kept = self.read(), self.make_asker(), Kept(work)
+        subjects, asker = self.read(), self.make_asker()
+        settings = self.settings(asker)
+        kept = Kept(work, str(settings.get("endpoint_model", "")))
         with closing(self.open_model()) as model:
             items, speed = answer_subjects(asker, subjects, kept, model)
         if all(item.prediction is None for item in items):
             what = f"no question fits into {asker.context} positions"
             raise UserError(what, where=self.model, cure="stretch it")
-        totals = self.settings(asker) | summarise(items) | {"groups": by_group(subjects, items)}
+        totals = settings | summarise(items) | {"groups": by_group(subjects, items)}
         totals |= left_out(self.benchmark, self.subjects, subjects, items)
         full = (
             {"questions_sha256": digest(subjects)}
@@ -118,19 +131,28 @@ class Choices(Stage):
 
     def open_model(self) -> LetterScorer | Thinker:
         if self.cot:
-            return Thinker(self.model, self.max_tokens, self.context)
+            endpoint = (self.endpoint, self.endpoint_model) if self.endpoint else None
+            return Thinker(self.model, self.max_tokens, self.context, endpoint)
         return LetterScorer(self.model, self.dtype, stretching=self.context == "auto")
 
     def settings(self, asker: Asker) -> dict[str, object]:
+        dtype = "float16" if self.cot else self.dtype
         return {
             "prompt": asker.style,
             "shots": self.shots,
             "split": self.split_asked,
-            "dtype": "float16" if self.cot else self.dtype,
+            **({"dtype": dtype} if self.endpoint is None else self.origin()),
             "context": asker.context,
             "stretching": self.context == "auto",
             "chance": CHANCE,
         }
+
+    def origin(self) -> dict[str, object]:
+        """What answered, where that is an endpoint."""
+        assert self.endpoint is not None
+        from yayan.evaluate.endpoint import find_name, origin_of
+
+        return dict(origin_of(self.endpoint, find_name(self.endpoint, self.endpoint_model)))
 
 
 @dataclass(frozen=True, kw_only=True)

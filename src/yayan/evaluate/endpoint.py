@@ -40,7 +40,7 @@ class EndpointAnswerer:
 
     def __init__(self, url: str, name: str, cutter: Cutter, portal: BlockingPortal) -> None:
         self.url, self.name, self.portal = url, name, portal
-        self.origin = {"engine": "endpoint", "endpoint": url, "endpoint_model": name}
+        self.origin = origin_of(url, name)
         self.prompt_ids, self.text_ids, self.text_of = cutter.prompt_ids, cutter.text_ids, cutter.text_of
         settings = settings_of(url) | {"max_retries": RETRIES, "timeout": ANSWER_PATIENCE}
         self.client = openai.AsyncOpenAI(**settings)
@@ -77,6 +77,11 @@ def open_endpoint(model: Path, url: str, name: str | None) -> Generator[Endpoint
     found = find_name(url, name)
     with open_cutter(model) as cutter, start_blocking_portal() as portal:
         yield EndpointAnswerer(url, found, cutter, portal)
+
+
+def origin_of(url: str, name: str) -> dict[str, str]:
+    """As results say what answered."""
+    return {"engine": "endpoint", "endpoint": url, "endpoint_model": name}
 
 
 def find_name(url: str, wanted: str | None) -> str:

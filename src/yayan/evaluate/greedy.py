@@ -9,8 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import IO
 
-from yayan.errors import WorkError
 from yayan.evaluate.answerers import Answerer, Prompt
+from yayan.evaluate.answers import refuse_another
 from yayan.partial import whole_lines
 from yayan.progress import Progress
 
@@ -84,9 +84,7 @@ def answer_all(
     """
     others = {answer.by for answer in journal.answers.values()} - {engine.name, ""}
     if others:
-        what = f"{min(others)} gave the answers so far, and {engine.name} would give the others"
-        cure = f"serve {min(others)} again, or name another OUT"
-        raise WorkError(what, where=journal.path, cure=cure)
+        refuse_another(min(others), engine.name, journal.path)
     todo = iter(questions)
     with ThreadPoolExecutor(slots) as pool:
         try:

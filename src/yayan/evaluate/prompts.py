@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from yayan.engine.llamacpp import Message
 from yayan.errors import UserError
 from yayan.evaluate.answers import Item
 from yayan.evaluate.benchmarks import Benchmark
@@ -23,6 +24,7 @@ from yayan.tokenizer import Tokenizer
 
 Rules = Literal["harness", "cla2", "cla2-cot"]
 Style = Literal["base", "chat"]
+Asked = str | list[Message]
 VERSIONS = {"harness": 1, "cla2": 1, "cla2-cot": 1}
 CLA2_HEADER = "以下是中国关于{}考试的单项选择题，请选出其中的正确答案。\n\n"
 CLA2_ENDING, CLA2_REASON = "答案：", "答案是什么？让我们一步一步思考，\n1."
@@ -32,9 +34,13 @@ SYSTEM_BLOCK = f"<<SYS>>\n{DEFAULT_SYSTEM}\n<</SYS>>\n\n"
 
 @dataclass(frozen=True)
 class Prompt:
-    """A question made ready: the tokens before the letter, and those of each letter, once or in two forms."""
+    """A question made ready: the tokens before the letter, and those of each letter, once or in two forms.
+
+    `asked`: what the tokens before the letter stand for, the text or the messages of a chat.
+    """
 
     question: Question
+    asked: Asked
     context_ids: list[int]
     letter_ids: list[list[int]]
     shots: int
@@ -57,7 +63,7 @@ class Prompt:
         return Item(asked.subject, asked.number, asked.answer, prediction, scores, *counts, reply)
 
 
-Encoded = tuple[list[int], list[list[int]]]  # tokens of a prompt, tokens of its letters
+Encoded = tuple[Asked, list[int], list[list[int]]]  # a prompt, its tokens, tokens of its letters
 
 
 def tokens_read(before: list[int], letters: list[list[int]]) -> int:
@@ -96,10 +102,12 @@ class Asker:
             kept = subject.examples[dropped:]
             last = not kept
             encoded = self.encode([(subject, kept, question) for question in left])
-            for question, (before, letters) in zip(left, encoded, strict=True):
+            for question, (written, before, letters) in zip(left, encoded, strict=True):
                 fits = tokens_read(before, letters) + self.room <= self.context
                 if fits or last:
-                    found[question.number] = Prompt(question, before, letters, len(kept), dropped, fits)
+                    found[question.number] = Prompt(
+                        question, written, before, letters, len(kept), dropped, fits
+                    )
             left = [question for question in left if question.number not in found]
         return [found[question.number] for question in subject.questions]
 
@@ -108,12 +116,14 @@ class Asker:
         if self.rules == "harness":
             return split_ids(self.tokenizer, [harness_text(self.benchmark, *item) for item in asked])
         if self.style == "chat" and not self.as_llama2:
-            return [(encode_prompt(self.tokenizer, chat(*item, self.ending)), self.forms) for item in asked]
+            chats = [chat(*item, self.ending) for item in asked]
+            return [(messages, encode_prompt(self.tokenizer, messages), self.forms) for messages in chats]
         if self.as_llama2:
             texts = [llama2_text(*item, self.ending) for item in asked]
         else:
             texts = [cla2_text(*item) for item in asked]
-        return [(self.tokenizer.begin + ids, self.forms) for ids in self.tokenizer.encode_batch(texts)]
+        encoded = zip(texts, self.tokenizer.encode_batch(texts), strict=True)
+        return [(text, self.tokenizer.begin + ids, self.forms) for text, ids in encoded]
 
 
 def style_of(rules: Rules, wanted: Literal["auto", "base", "chat"], tokenizer: Tokenizer) -> Style:
@@ -176,13 +186,13 @@ def llama2_text(
 
 def chat(
     subject: Subject, examples: list[Question], question: Question, ending: str = CLA2_ENDING
-) -> list[dict[str, str]]:
+) -> list[Message]:
     """The same turns as messages, for chat models with a format of their own."""
     turns: list[tuple[str, str]] = []
     if examples:
         turns.append((CLA2_HEADER.format(subject.name), CLA2_AGREED.format(subject.name)))
         turns += [(cla2_block(example), str(example.answer)) for example in examples]
-    messages = [{"role": "system", "content": DEFAULT_SYSTEM}]
+    messages: list[Message] = [{"role": "system", "content": DEFAULT_SYSTEM}]
     for asked, answered in turns:
         messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
     return [*messages, {"role": "user", "content": cla2_block(question, ending)}]
@@ -203,7 +213,7 @@ def split_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Encoded]:
     all_ids = tokenizer.encode_batch(
         [form for text in texts for form in (text, *(f"{text} {letter}" for letter in LETTERS))]
     )
-    found = []
+    found: list[Encoded] = []
     for start in range(0, len(all_ids), several):
         alone, *whole = all_ids[start : start + several]
         shared = 0
@@ -211,5 +221,6 @@ def split_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Encoded]:
             if len(set(column)) > 1:
                 break
             shared += 1
-        found.append((tokenizer.begin + alone[:shared], [ids[shared:] for ids in whole]))
+        letters = [ids[shared:] for ids in whole]
+        found.append((texts[start // several], tokenizer.begin + alone[:shared], letters))
     return found

@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 from yayan.evaluate.answerers import Answerer, open_answerer
@@ -33,10 +33,19 @@ PATTERNS = [
 
 
 class Thinker:
-    """A chat model, opened when the first question is asked: by llama.cpp (F16), to be stretched by torch."""
+    """A chat model, opened when the first question is asked: by llama.cpp (F16), to be stretched by torch.
 
-    def __init__(self, model: Path, max_tokens: int, context: Context = None) -> None:
-        self.model, self.max_tokens, self.context = model, max_tokens, context
+    `endpoint`: an OpenAI-compatible server that answers in its place, and the name asked for there.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        max_tokens: int,
+        context: Context = None,
+        endpoint: tuple[str, str | None] | None = None,
+    ) -> None:
+        self.model, self.max_tokens, self.context, self.endpoint = model, max_tokens, context, endpoint
         self.opening_seconds = 0.0
         self._opened = ExitStack()
         self._engine: Answerer | None = None
@@ -48,7 +57,13 @@ class Thinker:
     def engine(self) -> Answerer:
         if self._engine is None:
             begun = time.monotonic()
-            self._engine = self._opened.enter_context(open_answerer(self.model, self.context))
+            if self.endpoint is None:
+                opening: AbstractContextManager[Answerer] = open_answerer(self.model, self.context)
+            else:  # here, since its client is imported for it alone
+                from yayan.evaluate.endpoint import open_endpoint
+
+                opening = open_endpoint(self.model, *self.endpoint)
+            self._engine = self._opened.enter_context(opening)
             self.opening_seconds = time.monotonic() - begun
         return self._engine
 
@@ -57,7 +72,7 @@ class Thinker:
         items = []
         for prompt in prompts:
             if prompt.fits:
-                asked = Asked("", prompt.context_ids)  # by ids alone: no endpoint is asked
+                asked = Asked(prompt.asked, prompt.context_ids)
                 reply = self.engine().answer(asked, self.max_tokens).text
                 items.append(prompt.item(extract(reply, prompt.question.options), {}, reply))
             else:

@@ -173,6 +173,8 @@ def choices(m: Metrics) -> str:
         parts.append(say("{subjects} missing", subjects=counted(len(m["missing_subjects"]), "subject")))
     if m["not_extracted"]:
         parts.append(say("{answers} without a letter", answers=m["not_extracted"]))
+    if "endpoint" in m:
+        parts.append(say("answered by {name} at {url}", name=m["endpoint_model"], url=m["endpoint"]))
     return listed(parts)
 
 

@@ -92,9 +92,9 @@ def attend(
     length = q.shape[2]
     if window is None or length <= window:
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else q.dtype
-        plain = length <= LONGEST and not settings["dropout_p"]
+        plain = length <= LONGEST and not settings.get("dropout_p")
         if q.device.type == "cpu" and dtype == torch.bfloat16 and plain:
-            return causal_attention(q.to(dtype), k.to(dtype), v.to(dtype), settings["scale"])
+            return causal_attention(q.to(dtype), k.to(dtype), v.to(dtype), settings.get("scale"))
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, **settings)
     near = torch.ones(length, length, dtype=torch.bool, device=q.device).tril_().triu_(1 - window)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=near, **settings)
