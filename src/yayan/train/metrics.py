@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from yayan.pictures import draw_training, standalone
 from yayan.ranks import leads
 from yayan.train.boards import Board
 
@@ -39,6 +38,9 @@ class Metrics:
         """Loss and held-out texts as `curves.svg`."""
         if not leads():
             return
+        # Here, since matplotlib takes 22 MB, which a training has other uses for until its end
+        from yayan.pictures import draw_training, standalone
+
         picture = standalone(draw_training(self.lines()))
         self.path.with_name(PICTURE_NAME).write_text(picture, encoding="utf-8")
 
