@@ -60,3 +60,19 @@ def test_it_rounds_no_more_than_torchs_kernel(length: int) -> None:
     for our, their in zip(*errors, strict=True):
         assert our < 1.5 * their + 1e-4
         assert our < 0.01
+
+
+def test_under_autocast_it_is_what_it_is_in_bfloat16() -> None:
+    """Where the rotary embedding has left queries and keys wide."""
+    settings = {"dropout_p": 0.0, "scale": None, "enable_gqa": True}
+    qkv, dout = make(torch.float32, 150, (4, 2))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = attend(qkv[0], qkv[1], qkv[2], None, settings)
+    narrow = [x.detach().bfloat16().requires_grad_() for x in qkv]
+    wanted = attend(narrow[0], narrow[1], narrow[2], None, settings)
+    assert torch.equal(out, wanted)
+    dout = dout.bfloat16()
+    for got, want in zip(
+        torch.autograd.grad(out, qkv, dout), torch.autograd.grad(wanted, narrow, dout), strict=True
+    ):
+        assert torch.equal(got.bfloat16(), want)

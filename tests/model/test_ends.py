@@ -145,6 +145,21 @@ def test_the_next_gradient_of_the_head_lies_in_the_memory_of_the_last_one() -> N
     assert torch.equal(found[0][1], found[2][1])
 
 
+def test_the_sparse_gradient_of_several_batches_has_each_row_once() -> None:
+    ids, targets, positions, _ = packed()
+    sides = []
+    for sparse in (True, False):
+        ends = TwoEnds(make("llama", tied=False), 0)
+        ends.sparse = sparse
+        for _ in range(3):
+            ends.loss(ids, targets, positions).backward()
+        assert ends.embedding.grad is not None
+        sides.append(ends.embedding.grad)
+    assert sides[0].is_coalesced()
+    assert len(sides[0].values()) == len(ids.unique())
+    torch.testing.assert_close(sides[0].to_dense(), sides[1])
+
+
 def test_each_end_may_train_other_rows() -> None:
     ids, targets, positions, _ = packed()
     ends = TwoEnds(make("llama", tied=False), ROWS, 0)

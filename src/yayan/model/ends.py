@@ -66,6 +66,7 @@ class TwoEnds(nn.Module):
             raise UserError("this model's two ends are one matrix", where="head_rows", cure="leave it out")
         use_attention(model, attention)
         self.embedding = take_rows(old_embedding, self.first)
+        self.embedding.register_post_accumulate_grad_hook(coalesce)
         self.head = None if self.tied else take_rows(old_head, self.first_head)
         self.hollow()
 
@@ -148,6 +149,12 @@ class TwoEnds(nn.Module):
         """Keep only their shape."""
         for value in self.hollow_parameters():
             value.data = value.data[:1].clone().expand_as(value)
+
+
+def coalesce(rows: torch.Tensor) -> None:
+    """Let a sparse gradient have each row once, however many batches it is the sum of."""
+    if rows.grad is not None and rows.grad.is_sparse:
+        rows.grad = rows.grad.coalesce()
 
 
 def take_rows(weight: nn.Parameter, first: int) -> nn.Parameter:

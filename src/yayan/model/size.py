@@ -91,12 +91,14 @@ def training_cost(
     ranks: int = 1,
     quantization: str | None = None,
     device_type: str = "cpu",
+    accumulation: int = 1,
 ) -> TrainingCost:
     """The cost of a step over `positions` positions at once; an estimate from counts, not a measurement.
 
     Operations: each weight costs 2 forward and 2 for the gradient of its input; trained ones 2 more. Memory is that of
     the fuller of two moments: the loss, when all activations are kept and the head's gradient is made, or the end of
-    the backward pass, when all gradients are there. `trained_rows`: of each end. Of several `ranks` each holds its
+    the backward pass, when all gradients are there; those of earlier batches of the step are there at the loss too.
+    `trained_rows`: of each end. Of several `ranks` each holds its
     share of the model and of the positions, and for a while one layer and the ends whole.
     """
     positions = positions // ranks
@@ -119,15 +121,16 @@ def training_cost(
     logits = min(LOGITS_BYTES[device_type], positions * size.rows * BYTES[dtype])
     kept = activation_bytes(size, dtype, positions, whole_body=whole_body, checkpointing=checkpointing)
     at_loss = kept + logits + SOFTMAX_BYTES + rows_each * (4 + narrow)
-    at_end = 4 * trained // ranks
-    if (
-        ranks == 1
-    ):  # the logits and the copy stay for the next step; an untied embedding's gradient has what was read
-        unread = max(rows_each - positions * size.width, 0) * (size.ends - 1)
-        at_end += logits + rows_each * narrow - 4 * unread
+    # In one process logits and copy stay for the next step, and an untied embedding has the gradient of what was read
+    stays = logits + rows_each * narrow if ranks == 1 else 0
+    read = accumulation * positions * size.width
+    unread = max(rows_each - read, 0) * (size.ends - 1) if ranks == 1 else 0
+    gradients = 4 * (trained - unread) // ranks
+    if accumulation > 1:
+        at_loss += gradients
     return TrainingCost(
         trained_parameters=trained,
-        memory_bytes=held + max(at_loss, at_end),
+        memory_bytes=held + max(at_loss, stays + gradients),
         flops_per_token=body_flops + head_flops + attention_flops,
         attention_flops_per_token=attention_flops,
         logits_per_token=size.rows,

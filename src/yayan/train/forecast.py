@@ -125,6 +125,7 @@ def cost_of(options: "Training", config: Mapping, old_rows: int | None, count: i
         ranks=count,
         quantization=options.quantize_body,
         device_type=device().type,
+        accumulation=options.accumulation,
     )
 
 

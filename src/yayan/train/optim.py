@@ -40,7 +40,7 @@ def step_sparse_rows(optimizer: torch.optim.Optimizer, *_: object) -> None:
     for group in optimizer.param_groups:
         for value in group["params"]:
             if value.grad is not None and value.grad.is_sparse:
-                gradient, value.grad = value.grad.coalesce(), None
+                gradient, value.grad = value.grad, None
                 step_rows(value, gradient, optimizer.state[value], group)
 
 
@@ -144,14 +144,14 @@ def set_rates(optimizers: Sequence[torch.optim.Optimizer], factor: float) -> Non
 
 @torch.no_grad()
 def clip_gradients(parameters: list[torch.nn.Parameter]) -> float:
-    """Scale all gradients down to a joint norm of at most MAX_GRADIENT_NORM; returns the norm before."""
+    """Scale all gradients down to a joint norm of at most MAX_GRADIENT_NORM; returns the norm before.
+
+    Sparse ones must be coalesced, as for a step.
+    """
     gradients = []
     for value in parameters:
-        if value.grad is not None and value.grad.is_sparse:
-            value.grad = value.grad.coalesce()
-            gradients.append(value.grad.values())
-        elif value.grad is not None:
-            gradients.append(value.grad)
+        if value.grad is not None:
+            gradients.append(value.grad.values() if value.grad.is_sparse else value.grad)
     norm = float(whole(torch.nn.utils.get_total_norm(gradients)))
     if norm > MAX_GRADIENT_NORM:
         torch._foreach_mul_(gradients, MAX_GRADIENT_NORM / norm)
