@@ -140,7 +140,7 @@ def request(server: dict[str, str], number: int, tokens: int) -> tuple[float | N
         with httpx2.stream("POST", f"{server['url']}/v1/completions", json=body, timeout=600) as answer:
             for line in answer.iter_lines():
                 first = first or time.monotonic() - begun
-                if '"usage"' in line:
+                if '"usage":' in line:  # a text that says so has its quotes escaped
                     generated = json.loads(line.removeprefix("data: "))["usage"]["completion_tokens"]
     except (httpx2.HTTPError, ValueError, KeyError):
         return None, 0
