@@ -98,8 +98,8 @@ def training_cost(
     Operations: each weight costs 2 forward and 2 for the gradient of its input; trained ones 2 more. Memory is that of
     the fuller of two moments: the loss, when all activations are kept and the head's gradient is made, or the end of
     the backward pass, when all gradients are there; those of earlier batches of the step are there at the loss too.
-    `trained_rows`: of each end. Of several `ranks` each holds its
-    share of the model and of the positions, and for a while one layer and the ends whole.
+    `trained_rows`: of each end. Of several `ranks` each holds its share of the model and of the positions, and for a
+    while one layer and the ends whole.
     """
     positions = positions // ranks
     rows_each = trained_rows * size.width
