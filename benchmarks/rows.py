@@ -1,7 +1,8 @@
 """Which rows of the two ends should move, is a new vocabulary worth it, and what does replay save?
 
 Question  Bits per byte of held-out Chinese and English after the same bytes of Chinese, and after the same time: rows
-          new, all or none, the vocabulary extended or not, with and without a tenth of English, rates tuned for each.
+          new, all, none, or new ones beside a low-rank update of the old (low_rank_rows.py), the vocabulary extended
+          or not, with and without a tenth of English, rates tuned for each.
 Peer      rows all on the base's own vocabulary: continued pre-training as it is done without a tool for languages.
 Limit     The spread over seeds: a difference below it is none.
 Command   python benchmarks/rows.py --base BASE --data DATA --out OUT
@@ -10,7 +11,8 @@ First the rates of each way are tuned at the smallest size, without replay, with
 what is usual, one rate at a time by a factor, as long as Chinese gets better. Then each row is trained on --bytes of
 Chinese with every seed, and then for as long as the slowest row took, on a corpus that does not end before. Time is
 the median of a step times the steps, so that a short disturbance does not count; a row that is to be trained for its
-own number of steps again, within a twentieth, is not. LoRA of rank 64 on the body, a cosine of the rates, float32
+own number of steps again, within a twentieth, is not. The rates that were found stand in OUT/rates.json, and are not
+looked for again. LoRA of rank 64 on the body, a cosine of the rates, float32
 moments; every run is a `yayan pretrain`, and a finished one is not repeated. Where we expect to lose: English, always.
 """
 
@@ -29,7 +31,8 @@ from processes import parser_of, refuse_busy_machine
 
 CHINESE = ("zh-lctt-tech", "zh-juejin", "zh-weekly", "zh-reviews", "zh-csl-abstracts")
 ENGLISH = ("en-lctt-tech", "en-public-domain", "en-tinystories")
-WAYS = (("extended", "new"), ("extended", "all"), ("base", "all"), ("base", "none"))
+WAYS = ("extended:new", "extended:low-rank", "extended:all", "base:all", "base:none")
+LOW_RANK = Path(__file__).with_name("low_rank_rows.py")
 FIRST_RATES, BODY_FACTOR, ROWS_FACTOR = (1e-3, 3e-3), 2, 3
 SAME_STEPS = 0.05
 REPLAYS = (0.0, 0.1)
@@ -50,11 +53,9 @@ def main() -> None:
     options = read_arguments()
     refuse_busy_machine(options.most_load)
     prepare(options)
-    best = {(vocabulary, rows): tuned(options, vocabulary, rows) for vocabulary, rows in WAYS}
+    best = {way: found_rates(options, way) for way in options.ways}
     print(f"Rates, tuned on {options.tune_bytes / 1e6:g} MB:", end=" ")
-    print(
-        "; ".join(f"{v}, rows {r}: body {w.body_rate:g}, rows {w.rows_rate:g}" for (v, r), w in best.items())
-    )
+    print("; ".join(f"{name}: body {w.body_rate:g}, rows {w.rows_rate:g}" for name, w in best.items()))
     table = {
         (way, replay): [run(options, way, options.bytes, replay, seed) for seed in options.seeds]
         for way in best.values()
@@ -82,10 +83,23 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--tune-bytes", type=int, default=250_000)
     parser.add_argument("--heldout-bytes", type=int, default=50_000, help="of each language")
     parser.add_argument("--vocab", type=int, default=40_960)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, metavar="VOCABULARY:ROWS")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--timed-seeds", type=int, nargs="+", default=[1, 2, 3], help="at equal time")
     parser.add_argument("--dtype", default="bfloat16")
     return parser.parse_args()
+
+
+def found_rates(options: argparse.Namespace, name: str) -> Way:
+    """A way with its rates, found before or now."""
+    vocabulary, rows = name.split(":")
+    file = options.out / "rates.json"
+    known = json.loads(file.read_text()) if file.exists() else {}
+    if name not in known:
+        way = tuned(options, vocabulary, rows)
+        known[name] = [way.body_rate, way.rows_rate]
+        file.write_text(json.dumps(known, indent=1))
+    return Way(vocabulary, rows, *known[name])
 
 
 def tuned(options: argparse.Namespace, vocabulary: str, rows: str) -> Way:
@@ -162,7 +176,7 @@ def run(
         "--shards",
         *shards,
         "--rows",
-        way.rows,
+        "new" if way.rows == "low-rank" else way.rows,
     ]
     words += ["--learning-rate", way.body_rate, "--rows-learning-rate", way.rows_rate, "--seed", seed]
     words += ["--batch-size", BATCH, "--sequence-length", LENGTH, "--dtype", options.dtype]
@@ -170,7 +184,8 @@ def run(
     words += [f"--heldout.{text}={options.out / f'heldout-{text}.jsonl'}" for text in ("zh", "en")]
     words += ["--share", 1 - replay, replay] if replay else []
     words += ["--steps", steps] if steps else []
-    metrics = yayan("pretrain", *words, "--out", out)["metrics"]
+    program = (LOW_RANK,) if way.rows == "low-rank" else ("-m", "yayan")
+    metrics = run_json(*program, "pretrain", *words, "--out", out)["metrics"]
     after, before = metrics["bits_per_byte_after"], metrics["bits_per_byte_before"]
     counts = {"seconds": seconds_of(out), "tokens": metrics["tokens"], "steps": metrics["steps"]}
     return {**after, "zh_before": before["zh"], "en_before": before["en"], **counts}
@@ -184,7 +199,12 @@ def seconds_of(out: Path) -> float:
 
 def yayan(*words: object) -> dict:
     """A verb's record."""
-    command = [sys.executable, "-m", "yayan", *map(str, words), "--json"]
+    return run_json("-m", "yayan", *words)
+
+
+def run_json(*words: object) -> dict:
+    """What a program of Python's tells as JSON."""
+    command = [sys.executable, *map(str, words), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
