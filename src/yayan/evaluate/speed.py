@@ -13,6 +13,8 @@ from yayan.engine.gguf import find_gguf
 from yayan.engine.llama_c import all_threads
 from yayan.engine.llamacpp import DRAFT_TOKENS, LlamaCpp, refuse_other_vocabulary
 from yayan.errors import UserError, refuse_less_than_one
+from yayan.evaluate.answerers import template_of
+from yayan.evaluate.answering import check_endpoint
 from yayan.evaluate.cuts import show
 from yayan.evaluate.languages import say, titles
 from yayan.evaluate.page import Table
@@ -32,12 +34,12 @@ Dtype = Literal["float32", "bfloat16"]
 class EvalSpeed(Stage):
     """How fast a model reads a prompt and answers, and in how much memory.
 
-    A folder is computed by torch, on the GPU if there is one; a GGUF file by llama.cpp. Figures are medians over
-    repeats, each model in a process of its own.
+    A folder is computed by torch, on the GPU if there is one; a GGUF file by llama.cpp; a server answers as it does.
+    Figures are medians over repeats, each model in a process of its own.
     """
 
     model: InputPath
-    """Model folder, or GGUF file."""
+    """Model folder, or GGUF file; with an endpoint its tokenizer and template say what is asked."""
     text: InputPath = Path("sample:en-heldout.jsonl")
     """Documents whose beginnings are the prompts."""
     threads: list[int] = field(default_factory=list)
@@ -56,6 +58,10 @@ class EvalSpeed(Stage):
     """Tokens that the draft proposes at a time."""
     prompts: int = 8
     """Documents that are continued with and without the draft."""
+    endpoint: str | None = None
+    """Time an OpenAI-compatible server: its URL, such as http://127.0.0.1:8000/v1 (key: OPENAI_API_KEY)."""
+    endpoint_model: str | None = None
+    """Name that the endpoint is asked for; the only one that it lists by default."""
 
     def check(self) -> None:
         counted = ("prompt_tokens", "answer_tokens", "repeats", "draft_tokens", "prompts")
@@ -68,9 +74,17 @@ class EvalSpeed(Stage):
             raise UserError(what, where=self.model, cure=f"together they may have {positions}")
         if self.draft:
             positions_of(self.draft, None)
+        if self.endpoint is not None:
+            for name in ("threads", "draft"):
+                if getattr(self, name):
+                    what = "an endpoint chooses its threads and its draft itself"
+                    raise UserError(what, where=name, cure="leave it out")
+        check_endpoint(self.endpoint, self.endpoint_model)
 
     def run(self, work: Path) -> dict[str, object]:
         load = warn_if_busy()
+        if self.endpoint is not None:
+            return self.time_endpoint(work, load)
         if self.draft:
             refuse_other_vocabulary(find_gguf(self.model), find_gguf(self.draft))
         threads = self.threads or [all_threads()]
@@ -94,6 +108,30 @@ class EvalSpeed(Stage):
         if self.draft:
             metrics["draft"] = [self.speculate(number, prompts) for number in threads]
         write_results(work, PROTOCOL, self.model, metrics | {"repeats": timings})
+        return metrics
+
+    def time_endpoint(self, work: Path, load: float) -> dict[str, object]:
+        """The same, as a client of a server sees it."""
+        from yayan.evaluate.endpoint import find_name, origin_of
+        from yayan.evaluate.endpoint_timing import different_prompts, measure_endpoint
+
+        assert self.endpoint is not None
+        name = find_name(self.endpoint, self.endpoint_model)
+        texts = list(islice(texts_of(self.text), self.prompts))
+        prompts = different_prompts(self.model, texts, self.prompt_tokens, self.repeats + 1)
+        asked: dict[str, Any] = {
+            "chat": template_of(self.model) is not None,
+            "answer_tokens": self.answer_tokens,
+        }
+        timing = measure_endpoint(self.endpoint, name, prompts, **asked)
+        metrics: dict[str, object] = {
+            **origin_of(self.endpoint, name),
+            "load": load,
+            "rows": [{"engine": "endpoint", "threads": None} | timing.row()],
+            "prompt_tokens": self.prompt_tokens,
+            "answer_tokens": self.answer_tokens,
+        }
+        write_results(work, PROTOCOL, self.model, metrics | {"repeats": [asdict(timing)]})
         return metrics
 
     def speculate(self, threads: int, prompts: list[list[int]]) -> dict[str, Any]:
@@ -129,15 +167,21 @@ class EvalSpeed(Stage):
 def prompts_of(model: Path, text: Path, tokens: int) -> Iterator[list[int]]:
     """The beginning of each document, BOS first, at most so many tokens. Raises UserError if there is no text."""
     reader = open_reader(model) if model.is_file() else None
+    for beginning in texts_of(text):
+        if reader:
+            yield [reader.before, *reader.encode([beginning])[0]][:tokens]
+        else:
+            tokenizer = load_tokenizer(model)
+            yield [*tokenizer.begin, *tokenizer.encode(beginning)][:tokens]
+
+
+def texts_of(text: Path) -> Iterator[str]:
+    """The documents that are not empty. Raises UserError if there is none."""
     found = False
     for document in documents([text]):
         if document.text:
             found = True
-            if reader:
-                yield [reader.before, *reader.encode([document.text])[0]][:tokens]
-            else:
-                tokenizer = load_tokenizer(model)
-                yield [*tokenizer.begin, *tokenizer.encode(document.text)][:tokens]
+            yield document.text
     if not found:
         raise UserError("all its documents are empty", where=text, cure="give a text")
 
@@ -190,7 +234,7 @@ def tables(metrics: dict[str, Any]) -> list[Table]:
         [
             row["engine"],
             row["device"],
-            str(row["threads"]),
+            str(row["threads"] or "–"),
             *(f"{row[f'{part}_ms_per_token']:.2f}" for part in ("prompt", "answer")),
             *(f"{row[f'{part}_tokens_per_second']:,.0f}" for part in ("prompt", "answer")),
             *(

@@ -209,15 +209,14 @@ def quant(m: Metrics) -> str:
 
 
 def speed(m: Metrics) -> str:
-    rows = [
-        say(
-            "{engine} {ms:.1f} ms/token with {threads}",
-            engine=row["engine"],
-            ms=row["answer_ms_per_token"],
-            threads=counted(row["threads"], "thread"),
-        )
-        for row in m["rows"]
-    ]
+    rows = []
+    for row in m["rows"]:
+        told = {"engine": row["engine"], "ms": row["answer_ms_per_token"]}
+        if row["threads"] is None:
+            rows.append(say("{engine} {ms:.1f} ms/token", **told))
+        else:
+            threads = counted(row["threads"], "thread")
+            rows.append(say("{engine} {ms:.1f} ms/token with {threads}", **told, threads=threads))
     rows += [
         say("{times:.2f} times as fast with the draft", times=row["speed_up"]) for row in m.get("draft", [])
     ]
