@@ -18,17 +18,19 @@ NEW = 7
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("rows", ["new", "all", "none"])
+@pytest.mark.parametrize("rows", ["new", "all", "none", "low-rank", "low-rank of all"])
 @pytest.mark.parametrize("dora", [False, True])
 def test_plain_peft_loads_what_we_write(tmp_path: Path, tied: bool, rows: str, dora: bool) -> None:
     size = make_base(tmp_path / "base", tied=tied)
-    first = {"new": size - NEW, "all": 0, "none": size}[rows]
+    first = {"new": size - NEW, "low-rank": size - NEW, "all": 0}.get(rows, size)
     ends = TwoEnds(load_model(tmp_path / "base"), first)
+    if "low-rank" in rows:
+        ends.move_old_rows(rank=3, scale=1.5)
     config = lora_config(rank=4, alpha=6, dropout=0.0, dora=dora)
     pairs = add_lora(ends, config, seed=1)
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
-        for value in [*pairs.values(), *ends.trained_rows().values()]:
+        for value in [*pairs.values(), *ends.trained_rows().values(), *ends.old_rows.parameters()]:
             value.add_(0.3 * torch.randn(value.shape, generator=generator))
     (tmp_path / "adapter").mkdir()
     save_adapter(ends, config, str(tmp_path / "base"), tmp_path / "adapter")
