@@ -1,8 +1,8 @@
 """Which rows of the two ends should move, is a new vocabulary worth it, and what does replay save?
 
 Question  Bits per byte of held-out Chinese and English after the same bytes of Chinese, and after the same time: rows
-          new, all, none, or new ones beside a low-rank update of the old (low_rank_rows.py), the vocabulary extended
-          or not, with and without a tenth of English, rates tuned for each.
+          new, all, none, or new ones beside a low-rank update of the old, the vocabulary extended or not, with and
+          without a tenth of English, rates tuned for each.
 Peer      rows all on the base's own vocabulary: continued pre-training as it is done without a tool for languages.
 Limit     The spread over seeds: a difference below it is none.
 Command   python benchmarks/rows.py --base BASE --data DATA --out OUT
@@ -12,8 +12,8 @@ what is usual, one rate at a time by a factor, as long as Chinese gets better. T
 Chinese with every seed, and then for as long as the slowest row took, on a corpus that does not end before. Time is
 the median of a step times the steps, so that a short disturbance does not count; a row that is to be trained for its
 own number of steps again, within a twentieth, is not. The rates that were found stand in OUT/rates.json, and are not
-looked for again. LoRA of rank 64 on the body, a cosine of the rates, float32
-moments; every run is a `yayan pretrain`, and a finished one is not repeated. Where we expect to lose: English, always.
+looked for again. LoRA of rank 64 on the body, a cosine of the rates, float32 moments; every run is a `yayan pretrain`,
+and a finished one is not repeated. Where we expect to lose: English, always.
 """
 
 import argparse
@@ -32,7 +32,6 @@ from processes import parser_of, refuse_busy_machine
 CHINESE = ("zh-lctt-tech", "zh-juejin", "zh-weekly", "zh-reviews", "zh-csl-abstracts")
 ENGLISH = ("en-lctt-tech", "en-public-domain", "en-tinystories")
 WAYS = ("extended:new", "extended:low-rank", "extended:all", "base:all", "base:none")
-LOW_RANK = Path(__file__).with_name("low_rank_rows.py")
 FIRST_RATES, BODY_FACTOR, ROWS_FACTOR = (1e-3, 3e-3), 2, 3
 SAME_STEPS = 0.05
 REPLAYS = (0.0, 0.1)
@@ -176,7 +175,7 @@ def run(
         "--shards",
         *shards,
         "--rows",
-        "new" if way.rows == "low-rank" else way.rows,
+        way.rows,
     ]
     words += ["--learning-rate", way.body_rate, "--rows-learning-rate", way.rows_rate, "--seed", seed]
     words += ["--batch-size", BATCH, "--sequence-length", LENGTH, "--dtype", options.dtype]
@@ -184,8 +183,7 @@ def run(
     words += [f"--heldout.{text}={options.out / f'heldout-{text}.jsonl'}" for text in ("zh", "en")]
     words += ["--share", 1 - replay, replay] if replay else []
     words += ["--steps", steps] if steps else []
-    program = (LOW_RANK,) if way.rows == "low-rank" else ("-m", "yayan")
-    metrics = run_json(*program, "pretrain", *words, "--out", out)["metrics"]
+    metrics = yayan("pretrain", *words, "--out", out)["metrics"]
     after, before = metrics["bits_per_byte_after"], metrics["bits_per_byte_before"]
     counts = {"seconds": seconds_of(out), "tokens": metrics["tokens"], "steps": metrics["steps"]}
     return {**after, "zh_before": before["zh"], "en_before": before["en"], **counts}
@@ -199,12 +197,7 @@ def seconds_of(out: Path) -> float:
 
 def yayan(*words: object) -> dict:
     """A verb's record."""
-    return run_json("-m", "yayan", *words)
-
-
-def run_json(*words: object) -> dict:
-    """What a program of Python's tells as JSON."""
-    command = [sys.executable, *map(str, words), "--json"]
+    command = [sys.executable, "-m", "yayan", *map(str, words), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")

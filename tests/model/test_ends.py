@@ -176,6 +176,42 @@ def test_each_end_may_train_other_rows() -> None:
 
 
 @pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("first", [OLD_ROWS, ROWS])
+def test_old_rows_move_as_those_of_a_model_whose_rows_were_moved(tied: bool, first: int) -> None:
+    """Loss, logits and gradients of W + s U V, some rows or all."""
+    ids, targets, positions, documents = packed()
+    ends = TwoEnds(make("llama", tied=tied), first)
+    ends.move_old_rows(rank=3, scale=0.7)
+    assert list(ends.updates) == ["embed_tokens", "lm_head"][: 1 if tied else 2]
+    generator = torch.Generator().manual_seed(4)
+    reference = make("llama", tied=tied)
+    matrices = {"embed_tokens": reference.model.embed_tokens.weight, "lm_head": reference.lm_head.weight}
+    with torch.no_grad():
+        for name, update in ends.updates.items():
+            for value in update.parameters():
+                value.copy_(0.2 * torch.randn(value.shape, generator=generator))
+            matrices[name][:first] += 0.7 * update.u @ update.v
+    total = torch.zeros(())
+    for document in documents:
+        logits = reference(input_ids=document[None, :-1], use_cache=False).logits[0]
+        total = total + F.cross_entropy(logits, document[1:], reduction="sum")
+    total.backward()
+    loss = ends.loss(ids, targets, positions)
+    loss.backward()
+    torch.testing.assert_close(loss, total, rtol=2e-6, atol=0)
+    for name, update in ends.updates.items():
+        moved = matrices[name].grad[:first]
+        torch.testing.assert_close(update.u.grad, 0.7 * moved @ update.v.T, rtol=1e-4, atol=3e-5)
+        torch.testing.assert_close(update.v.grad, 0.7 * update.u.T @ moved, rtol=1e-4, atol=3e-5)
+    for name, rows in ends.trained_rows().items():
+        assert rows.grad is not None
+        torch.testing.assert_close(rows.grad.to_dense(), matrices[name].grad[first:], rtol=1e-4, atol=2e-5)
+    with torch.no_grad():
+        whole = reference(input_ids=ids, use_cache=False).logits
+        torch.testing.assert_close(ends.logits(ends.hidden(ids)), whole, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("tied", [False, True])
 def test_logits_and_matrices_are_the_models(tied: bool) -> None:
     model = make("llama", tied=tied)
     ids = torch.arange(ROWS)[None, :40]

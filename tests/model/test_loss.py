@@ -15,11 +15,12 @@ from yayan.model.loss import linear_cross_entropy
     n=st.integers(0, 37),
     d=st.integers(1, 9),
     split=st.tuples(st.integers(0, 23), st.integers(0, 11)).filter(lambda rows: sum(rows) > 0),
+    rank=st.integers(0, 3),
     chunk=st.integers(1, 50),
     seed=st.integers(0, 10_000),
 )
 def test_loss_and_gradients_equal_full_logits_in_float64(
-    twice: bool, n: int, d: int, split: tuple[int, int], chunk: int, seed: int
+    twice: bool, n: int, d: int, split: tuple[int, int], rank: int, chunk: int, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
 
@@ -28,16 +29,18 @@ def test_loss_and_gradients_equal_full_logits_in_float64(
 
     h, frozen, trained = normal(n, d), normal(split[0], d), normal(split[1], d)
     targets = torch.randint(0, sum(split), (n,), generator=generator)
-    h.requires_grad_()
-    trained.requires_grad_()
-    ours = linear_cross_entropy(h, [frozen, trained], targets, 0.37, chunk)
-    plain = F.cross_entropy(h @ torch.cat([frozen, trained]).T, targets, reduction="sum") * 0.37
+    p, u = normal(n, rank), normal(split[0], rank)
+    moved = [h, trained] + ([p, u] if rank else [])
+    for value in moved:
+        value.requires_grad_()
+    update = (p, u) if rank else None
+    ours = linear_cross_entropy(h, [frozen, trained], targets, 0.37, chunk, update=update)
+    logits = torch.cat([h @ frozen.T + p @ u.T, h @ trained.T], dim=1)
+    plain = F.cross_entropy(logits, targets, reduction="sum") * 0.37
     torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)
     if twice:  # a result that is scaled once more
         ours, plain = ours * 2, plain * 2
-    for got, want in zip(
-        torch.autograd.grad(ours, [h, trained]), torch.autograd.grad(plain, [h, trained]), strict=True
-    ):
+    for got, want in zip(torch.autograd.grad(ours, moved), torch.autograd.grad(plain, moved), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
 
 

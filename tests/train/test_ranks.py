@@ -81,6 +81,7 @@ def lines_of(out: Path) -> list[dict]:
     [
         (False, {"rows": "new"}),
         (False, {"rows": "all", "checkpointing": True, "accumulation": 2}),
+        (False, {"rows": "low-rank"}),
         pytest.param(False, {"train": "full", "best": True}, marks=pytest.mark.slow),
         pytest.param(True, {"train": "full", "dtype": "bfloat16"}, marks=pytest.mark.slow),
         pytest.param(True, {"train": "ends", "rows": "new"}, marks=pytest.mark.slow),

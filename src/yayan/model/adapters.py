@@ -15,14 +15,14 @@ from peft import LoraConfig, TrainableTokensConfig, inject_adapter_in_model
 from safetensors.torch import load_file, save_file
 
 from yayan.errors import WorkError
-from yayan.model.ends import TwoEnds
+from yayan.model.ends import EMBEDDING, HEAD, TwoEnds
 from yayan.model.lora import LoraLinear
 from yayan.model.sharding import put, whole
 from yayan.model.size import PROJECTIONS
 from yayan.ranks import leads
 
 PREFIX = "base_model.model."
-MODULES = {"embed_tokens": "model.embed_tokens", "lm_head": "lm_head"}
+MODULES = {EMBEDDING: "model.embed_tokens", HEAD: "lm_head"}
 ROWS_BESIDE_LORA = ".token_adapter.trainable_tokens_delta"
 ROWS_ALONE = ".trainable_tokens_delta"  # PEFT has a kind of adapter of its own for them
 
@@ -71,14 +71,17 @@ def lora_parameters(ends: TwoEnds) -> dict[str, torch.nn.Parameter]:
 
 
 def start_lora(ends: TwoEnds, seed: int) -> None:
-    """Set each A as a linear layer's weight is set, from the seed alone, and each B to 0."""
+    """Set each A as a linear layer's weight is set, from the seed alone, and each B to 0; V and U of old rows alike."""
     random = torch.Generator().manual_seed(seed)
-    for name, value in lora_parameters(ends).items():
-        start = torch.zeros(value.shape)
-        if "lora_A" in name:
-            torch.nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=random)
-        if "lora_A" in name or "lora_B" in name:
-            put(value, start)
+    pairs, updates = lora_parameters(ends), ends.updates.values()
+    down = [value for name, value in pairs.items() if "lora_A" in name] + [each.v for each in updates]
+    up = [value for name, value in pairs.items() if "lora_B" in name] + [each.u for each in updates]
+    for matrix in down:
+        start = torch.empty(matrix.shape)
+        torch.nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=random)
+        put(matrix, start)
+    for matrix in up:
+        put(matrix, torch.zeros(matrix.shape))
 
 
 def stored_name(name: str) -> str:
@@ -90,8 +93,10 @@ def stored_name(name: str) -> str:
 
 def adapter_tensors(ends: TwoEnds, rows_key: str = ROWS_BESIDE_LORA) -> dict[str, torch.Tensor]:
     """The adapter's tensors under PEFT's names, float32, on the CPU; nothing on other ranks than the first."""
-    found = {PREFIX + stored_name(name): value for name, value in lora_parameters(ends).items()}
-    for module, rows in ends.trained_rows().items():
+    found: dict[str, torch.Tensor] = {
+        PREFIX + stored_name(name): value for name, value in lora_parameters(ends).items()
+    }
+    for module, rows in moved_rows(ends).items():
         found[PREFIX + MODULES[module] + rows_key] = rows
     tensors = {}
     for name, value in found.items():
@@ -99,6 +104,21 @@ def adapter_tensors(ends: TwoEnds, rows_key: str = ROWS_BESIDE_LORA) -> dict[str
         if leads():
             tensors[name] = gathered.cpu().contiguous()
     return tensors
+
+
+def moved_rows(ends: TwoEnds) -> dict[str, torch.Tensor]:
+    """The last rows of each end, from the first on that moved, whole and float32: old ones with their update."""
+    rows = {name: whole(value.detach()) for name, value in ends.trained_rows().items()}
+    matrices = {
+        EMBEDDING: ends.model.get_input_embeddings().weight,
+        HEAD: ends.model.get_output_embeddings().weight,
+    }
+    for name, update in ends.updates.items():
+        u_VR, v_RD = whole(update.u.detach()), whole(update.v.detach())
+        old_VD = whole(matrices[name].detach())[: len(u_VR)].float()
+        old_VD = torch.addmm(old_VD, u_VR, v_RD, alpha=update.scale)
+        rows[name] = torch.cat([old_VD, rows[name]]) if name in rows else old_VD
+    return rows
 
 
 def save_adapter(ends: TwoEnds, config: LoraConfig | None, base: str, folder: Path) -> dict[str, object]:
@@ -118,7 +138,9 @@ def save_adapter(ends: TwoEnds, config: LoraConfig | None, base: str, folder: Pa
             )
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     rows = ends.model.get_input_embeddings().weight.shape[0]
-    indices = {name: list(range(rows - len(values), rows)) for name, values in ends.trained_rows().items()}
+    keys = {name: PREFIX + module + rows_key for name, module in MODULES.items()}
+    counts = {name: len(tensors[key]) for name, key in keys.items() if key in tensors}
+    indices = {name: list(range(rows - count, rows)) for name, count in counts.items()}
     form = config or TrainableTokensConfig(task_type="CAUSAL_LM", target_modules=list(indices))
     settings = json.loads(json.dumps(form.to_dict(), default=sorted))
     if config is None:

@@ -4,9 +4,11 @@ Shapes: B sequences, T positions, D width, V rows of an end, R trained rows, N t
 
 The trained rows are the last R of each end: the new tokens' (`new`), all (`all`), or none (`none`). They are parameters
 of their own in float32; the frozen rows stay in the model's matrix, in its dtype, without gradient or optimiser state.
+With `low-rank` the new ones are trained so, and the frozen ones move by an update of low rank (`low_rank.py`).
 The body in between is the `transformers` model's, reached through its public interface (`inputs_embeds`).
 """
 
+from collections.abc import Collection
 from typing import Literal
 
 import torch
@@ -20,8 +22,10 @@ from yayan.model.attention import Attention, documents_of, use_attention
 from yayan.model.buffers import Buffers
 from yayan.model.folder import INPUT_END, OUTPUT_END
 from yayan.model.loss import IGNORED, linear_cross_entropy
+from yayan.model.low_rank import LowRankUpdate
 
-Rows = Literal["new", "all", "none"]
+EMBEDDING, HEAD = "embed_tokens", "lm_head"  # as PEFT names the two modules
+Rows = Literal["all", "low-rank", "new", "none"]
 
 
 def first_trained_row(rows: Rows, vocab_size: int, old_rows: int | None) -> int:
@@ -30,6 +34,8 @@ def first_trained_row(rows: Rows, vocab_size: int, old_rows: int | None) -> int:
         return vocab_size
     if rows == "all":
         return 0
+    if rows == "low-rank":
+        return vocab_size if old_rows is None else old_rows
     if old_rows is None:
         cure = "train --rows all or none, or grow the model with `yayan grow`"
         raise UserError("which rows are new is not known, the model was not grown", where="rows", cure=cure)
@@ -42,7 +48,8 @@ class TwoEnds(nn.Module):
     `first`: the first trained row of the embedding, and of the head unless `first_head` is given. Tied ends share one
     parameter, so one number. `embedding` [R, D] and `head` [R, D] (None when tied) are float32. The wrapped model's own
     matrix is not changed; where all rows are trained only its shape stays. The embedding's gradient is sparse (in one
-    process, untied): it has the rows of the tokens that were read, of which a batch has few.
+    process, untied): it has the rows of the tokens that were read, of which a batch has few. The rows before
+    the first trained one move where `move_old_rows` says so.
     """
 
     def __init__(
@@ -68,13 +75,27 @@ class TwoEnds(nn.Module):
         self.embedding = take_rows(old_embedding, self.first)
         self.embedding.register_post_accumulate_grad_hook(coalesce)
         self.head = None if self.tied else take_rows(old_head, self.first_head)
+        self.old_rows = nn.ModuleDict()
         self.hollow()
+
+    def move_old_rows(self, rank: int, scale: float, ends: Collection[str] = (EMBEDDING, HEAD)) -> None:
+        """Let the frozen rows of these ends move by `scale` times an update of this rank; tied ends share theirs."""
+        matrix = self.model.get_input_embeddings().weight
+        for name, first in ((EMBEDDING, self.first), (HEAD, self.first_head)):
+            if name in ends and not (self.tied and name == HEAD):
+                update = LowRankUpdate(first, rank, matrix.shape[1], scale)
+                self.old_rows[name] = update.to(matrix.device)
+
+    @property
+    def updates(self) -> dict[str, LowRankUpdate]:
+        """Module name -> the update of its frozen rows, where they move."""
+        return {name: value for name, value in self.old_rows.items() if isinstance(value, LowRankUpdate)}
 
     def trained_rows(self) -> dict[str, nn.Parameter]:
         """Module name -> rows, as PEFT names them; nothing where no row is trained."""
-        rows = {"embed_tokens": self.embedding}
+        rows = {EMBEDDING: self.embedding}
         if self.head is not None:
-            rows["lm_head"] = self.head
+            rows[HEAD] = self.head
         return {name: value for name, value in rows.items() if len(value)}
 
     def embed(self, ids_BT: torch.Tensor) -> torch.Tensor:
@@ -83,7 +104,10 @@ class TwoEnds(nn.Module):
         dtype = self.model.get_input_embeddings().weight.dtype
         if self.first == 0:
             return F.embedding(ids_BT, self.embedding, sparse=self.sparse).to(dtype)
-        x_BTD = F.embedding(ids_BT.clamp(max=self.first - 1), frozen_VD)
+        old_BT = ids_BT.clamp(max=self.first - 1)
+        x_BTD = F.embedding(old_BT, frozen_VD)
+        if update := self.updates.get(EMBEDDING):
+            x_BTD = x_BTD + update.of(old_BT, dtype)
         if len(self.embedding) == 0:
             return x_BTD
         new_BTD = F.embedding((ids_BT - self.first).clamp(min=0), self.embedding, sparse=self.sparse).to(
@@ -108,9 +132,18 @@ class TwoEnds(nn.Module):
         frozen_VD = self.model.get_output_embeddings().weight[: self.first_head]
         return [frozen_VD, self.embedding if self.head is None else self.head]
 
+    def head_update(self, h_ND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """(p_NR, u_VR), of which p u^T is added to the logits of the head's frozen rows, where they move."""
+        update = self.updates.get(EMBEDDING if self.tied else HEAD)
+        return None if update is None else (update.project(h_ND), update.u)
+
     def logits(self, h_ND: torch.Tensor) -> torch.Tensor:
         """h_ND -> logits_NV over the whole vocabulary (for evaluation, a few positions at a time)."""
-        return torch.cat([h_ND @ piece.to(h_ND.dtype).T for piece in self.head_pieces()], dim=-1)
+        parts = [h_ND @ piece.to(h_ND.dtype).T for piece in self.head_pieces()]
+        if moved := self.head_update(h_ND):
+            p_NR, u_VR = moved
+            parts[0] += p_NR @ u_VR.to(h_ND.dtype).T
+        return torch.cat(parts, dim=-1)
 
     def loss(
         self, ids_BT: torch.Tensor, targets_BT: torch.Tensor, positions_BT: torch.Tensor, scale: float = 1.0
@@ -124,7 +157,10 @@ class TwoEnds(nn.Module):
             h_BTD = h_BTD.to(torch.get_autocast_dtype(h_BTD.device.type))
         counts_BT = targets_BT != IGNORED
         h_ND, targets_N = h_BTD[counts_BT], targets_BT[counts_BT]
-        return linear_cross_entropy(h_ND, self.head_pieces(), targets_N, scale, buffers=self.free_memory)
+        update = self.head_update(h_ND)
+        return linear_cross_entropy(
+            h_ND, self.head_pieces(), targets_N, scale, buffers=self.free_memory, update=update
+        )
 
     def drop_gradients(self) -> None:
         """Set the trained rows' gradients to None; the next ones are made in their memory."""

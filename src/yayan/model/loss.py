@@ -1,6 +1,6 @@
 """Cross-entropy over a large vocabulary without its logits in memory, and with gradients only where they are wanted.
 
-Shapes: N target positions, D width, V rows of the head, C positions of a chunk.
+Shapes: N target positions, D width, V rows of the head, R rank of an update, C positions of a chunk.
 
 The head is given in pieces, matrices of rows that together are the vocabulary: frozen rows, trained rows. For each
 chunk of positions the logits of all pieces are formed side by side in one buffer, and become their own gradient in
@@ -34,6 +34,7 @@ def linear_cross_entropy(
     scale: float = 1.0,
     chunk: int | None = None,
     buffers: Buffers | None = None,
+    update: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """`scale` times the sum over N positions of -log softmax(h W^T)[target], in nats; W is the pieces' rows in order.
 
@@ -42,9 +43,11 @@ def linear_cross_entropy(
     scalar of that wider dtype. `scale`: 1 / the number of targets of the whole optimiser step; to scale here costs
     nothing, the gradient of a scaled result a pass over all gradients. `chunk`: positions at once, else what
     LOGITS_BYTES holds. `buffers`: where large tensors are taken from; whoever wants those of the pieces' gradients used
-    again gives them back. Can be differentiated once.
+    again gives them back. `update`: (p_NR, u_VR), of which p u^T is added to the logits of the first piece. Can be
+    differentiated once.
     """
-    return _LinearCrossEntropy.apply(h_ND, targets_N, scale, chunk, buffers or Buffers(), *pieces)
+    p_NR, u_VR = update or (None, None)
+    return _LinearCrossEntropy.apply(h_ND, targets_N, scale, chunk, buffers or Buffers(), p_NR, u_VR, *pieces)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -56,22 +59,27 @@ class _LinearCrossEntropy(torch.autograd.Function):
         scale: float,
         chunk: int | None,
         buffers: Buffers,
+        p_NR: torch.Tensor | None,
+        u_VR: torch.Tensor | None,
         *pieces: torch.Tensor,
     ) -> torch.Tensor:
         wide = torch.float64 if h_ND.dtype == torch.float64 else torch.float32
-        wants_h, wants = ctx.needs_input_grad[0], ctx.needs_input_grad[5:]
+        wants_h, wants_p, *wants = (ctx.needs_input_grad[i] for i in (0, 5, *range(7, 7 + len(pieces)), 6))
         dh_ND = torch.zeros_like(h_ND) if wants_h else None
-        dpieces = [
+        dp_NR = torch.zeros_like(p_NR) if p_NR is not None and wants_p else None
+        # What is multiplied: h with each piece, p with u
+        weights = pieces if u_VR is None else (*pieces, u_VR)
+        dweights = [
             matrix(buffers, w.shape, wide, w.device) if want else None
-            for w, want in zip(pieces, wants, strict=True)
+            for w, want in zip(weights, wants, strict=False)
         ]
         if not len(h_ND):
-            for dw_VD in dpieces:
-                if dw_VD is not None:
-                    dw_VD.zero_()
+            for dw in dweights:
+                if dw is not None:
+                    dw.zero_()
         narrow = [
             w if w.dtype == h_ND.dtype else matrix(buffers, w.shape, h_ND.dtype, w.device).copy_(w)
-            for w in pieces
+            for w in weights
         ]
         rows = sum(map(len, pieces))
         chunk = chunk or max(LOGITS_BYTES[h_ND.device.type] // (rows * h_ND.itemsize), 1)
@@ -81,22 +89,29 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for at in range(0, len(h_ND), chunk):
             h_CD, targets_C = h_ND[at : at + chunk], targets_N[at : at + chunk]
             logits_CV = buffer[: len(h_CD) * rows].view(len(h_CD), rows)
-            parts = logits_CV.split([len(w) for w in narrow], dim=1)
-            for w_VD, part_CV in zip(narrow, parts, strict=True):
+            parts = list(logits_CV.split([len(w) for w in pieces], dim=1))
+            inputs = [(h_CD, dh_ND)] * len(pieces)
+            for w_VD, part_CV in zip(narrow, parts, strict=False):
                 torch.mm(h_CD, w_VD.T, out=part_CV)
+            if p_NR is not None:
+                p_CR = p_NR[at : at + chunk]
+                parts[0].addmm_(p_CR, narrow[-1].T)
+                parts.append(parts[0])
+                inputs.append((p_CR, dp_NR))
             nats += _to_gradients(logits_CV, targets_C, scale, wide)
-            for w_VD, dw_VD, g_CV in zip(narrow, dpieces, parts, strict=True):
-                if dh_ND is not None:
-                    dh_ND[at : at + chunk].addmm_(g_CV, w_VD)
-                if dw_VD is not None:
-                    _add_product(dw_VD, g_CV, h_CD, first=at == 0)
+            for w, dw, g_CV, (x, dx) in zip(narrow, dweights, parts, inputs, strict=True):
+                if dx is not None:
+                    dx[at : at + chunk].addmm_(g_CV, w)
+                if dw is not None:
+                    _add_product(dw, g_CV, x, first=at == 0)
         buffers.give(buffer)
-        for w_VD, piece in zip(narrow, pieces, strict=True):
-            if w_VD is not piece:
-                buffers.give(w_VD)
+        for w, given in zip(narrow, weights, strict=True):
+            if w is not given:
+                buffers.give(w)
         # Kept here, not among the saved tensors: a gradient that nothing else holds becomes `.grad` without a copy
-        ctx.gradients = [dh_ND, *dpieces]
-        ctx.dtypes = [h_ND.dtype, *(w.dtype for w in pieces)]
+        du_VR = None if u_VR is None else dweights.pop()
+        ctx.gradients = [dh_ND, dp_NR, du_VR, *dweights]
+        ctx.dtypes = [None if x is None else x.dtype for x in (h_ND, p_NR, u_VR, *pieces)]
         return nats * scale
 
     @staticmethod
@@ -107,10 +122,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         if factor != 1:
             gradients = [None if g is None else g.mul_(factor) for g in gradients]
-        dh, *dws = [
+        dh, *others = [
             None if g is None else g.to(dtype) for g, dtype in zip(gradients, ctx.dtypes, strict=True)
         ]
-        return dh, None, None, None, None, *dws
+        return dh, None, None, None, None, *others
 
 
 def matrix(buffers: Buffers, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> torch.Tensor:

@@ -83,6 +83,7 @@ def training_cost(
     *,
     trained_body: int,
     trained_rows: int,
+    updates: int = 0,
     whole_body: bool,
     dtype: str,
     positions: int,
@@ -98,14 +99,14 @@ def training_cost(
     Operations: each weight costs 2 forward and 2 for the gradient of its input; trained ones 2 more. Memory is that of
     the fuller of two moments: the loss, when all activations are kept and the head's gradient is made, or the end of
     the backward pass, when all gradients are there; those of earlier batches of the step are there at the loss too.
-    `trained_rows`: of each end. Of several `ranks` each holds its share of the model and of the positions, and for a
-    while one layer and the ends whole.
+    `trained_rows`: of each end; `updates`: parameters of the low-rank update of each end's other rows. Of several
+    `ranks` each holds its share of the model and of the positions, and for a while one layer and the ends whole.
     """
     positions = positions // ranks
     rows_each = trained_rows * size.width
-    trained = trained_body + rows_each * size.ends
+    trained = trained_body + (rows_each + updates) * size.ends
     body_flops = 4 * size.body_parameters + 2 * trained_body + (0 if whole_body else 4 * trained_body)
-    head_flops = 4 * size.rows * size.width + 2 * rows_each
+    head_flops = 4 * size.rows * size.width + 2 * rows_each + 6 * updates
     attention_flops = 6 * size.layers * size.query_width * sequence_length
     # Frozen weights in their own format; what is trained in float32, with two moments
     frozen_rows = 0 if trained_rows == size.rows else size.rows

@@ -9,6 +9,7 @@ import torch
 
 from yayan.errors import UserError
 from yayan.machine import DTYPES, device, matmul_rate, memory_bytes
+from yayan.model.ends import EMBEDDING, HEAD
 from yayan.model.loss import linear_cross_entropy
 from yayan.model.size import TrainingCost, size_of, training_cost
 from yayan.ranks import ranks
@@ -117,6 +118,12 @@ def cost_of(options: "Training", config: Mapping, old_rows: int | None, count: i
         size,
         trained_body=trained_body,
         trained_rows=sum(size.rows - row for row in first) // len(first),
+        updates=sum(
+            options.rank * (row + size.width)
+            for name, row in zip((EMBEDDING, HEAD), first, strict=True)
+            if name in options.low_rank_ends()
+        )
+        // len(first),
         whole_body=whole,
         dtype=options.dtype,
         positions=options.batch_size * options.sequence_length,
@@ -160,6 +167,8 @@ def smaller(options: "Training", old_rows: int | None, count: int) -> Iterator[d
     if options.train == "full":
         yield {"train": "lora"} | ({"optimizer": "adamw"} if options.optimizer != "adamw" else {})
     yield {"dtype": "bfloat16"}  # of what is frozen, so that it saves next to nothing before
+    if options.train == "lora":
+        yield {"rows": "low-rank"} | ({"head_rows": "low-rank"} if options.head_rows else {})
     if old_rows is not None:
         yield {"rows": "new"} | ({"head_rows": "new"} if options.head_rows else {})
     if count == 1:

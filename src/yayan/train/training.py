@@ -1,5 +1,6 @@
 """What `pretrain` and `sft` have in common: their options, their checks, and the run from shards to an adapter."""
 
+import math
 import shutil
 import sys
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from yayan.corpus.batches import Mixture, Shards
 from yayan.machine import DTYPES, device, matmul_rate
 from yayan.model.adapters import LoraConfig, add_lora, lora_config, save_adapter, start_lora
 from yayan.model.attention import Attention, use_attention
-from yayan.model.ends import Rows, TwoEnds, first_trained_row
+from yayan.model.ends import EMBEDDING, HEAD, Rows, TwoEnds, first_trained_row
 from yayan.model.folder import (
     GENERATION_FILE,
     TEMPLATE_FILE,
@@ -54,7 +55,8 @@ class Training(Stage):
     train: Literal["lora", "ends", "full"] = "lora"
     """What is trained: LoRA on the body and rows of the two ends, such rows alone, or the whole model."""
     rows: Rows = "all"
-    """Rows of the input and output ends that are trained: those that `grow` added, all, or none."""
+    """Rows of the input and output ends that are trained: all; those that `grow` added whole and the old ones by a
+    low-rank update, of --rank and at --learning-rate; those that `grow` added alone; or none."""
     head_rows: Rows | None = None
     """Rows of the output end, where they are others than those of the input end."""
     rank: int = 64
@@ -141,6 +143,11 @@ class Training(Stage):
         head = self.head_rows or self.rows
         return first_trained_row(self.rows, size, old_rows), first_trained_row(head, size, old_rows)
 
+    def low_rank_ends(self) -> list[str]:
+        """The ends whose old rows move by a low-rank update."""
+        chosen = {EMBEDDING: self.rows, HEAD: self.head_rows or self.rows}
+        return [name for name, rows in chosen.items() if rows == "low-rank" and self.train != "full"]
+
     def run(self, work: Path) -> dict[str, object]:
         refuse_too_large(self, read_config(self.model), old_rows(self.model))
         if self.threads:
@@ -199,6 +206,8 @@ def build(options: Training) -> tuple[TwoEnds, dict[str, Group], LoraConfig | No
         model = load_model(options.model, dtype, options.quantize_body, place)
     first = options.first_rows(read_config(options.model), old_rows(options.model))
     ends = TwoEnds(model, *first, attention=options.attention)
+    scale = options.alpha / (math.sqrt(options.rank) if options.rslora else options.rank)
+    ends.move_old_rows(options.rank, scale, options.low_rank_ends())
     adapter: LoraConfig | None = None
     if options.train == "ends":
         model.requires_grad_(False)
@@ -214,11 +223,12 @@ def build(options: Training) -> tuple[TwoEnds, dict[str, Group], LoraConfig | No
         add_lora(ends, adapter, options.seed)
     if many:
         shard(ends, options.model, place)
-        start_lora(ends, options.seed)
         use_attention(model, options.attention)
+    start_lora(ends, options.seed)
     if options.checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     body = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    body |= {f"old_rows.{name}": value for name, value in ends.old_rows.named_parameters()}
     muon = options.optimizer == "muon"
     groups = {
         "body": Group(body, options.learning_rate, options.weight_decay, muon),
