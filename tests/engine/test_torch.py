@@ -54,6 +54,17 @@ def generate(model: PreTrainedModel, prompt: list[int], **options: Any) -> list[
     return out[0, len(prompt) :].tolist()
 
 
+def test_an_answer_that_fills_the_context_takes_the_memory_that_is_told(chat_model: Path) -> None:
+    """Room grows by doubling, and not beyond the context."""
+    with TorchEngine(chat_model, dtype="float32", context=300) as engine:
+        found = ids_of(engine, [5] * 270, Sampling(temperature=0, max_tokens=100, logit_bias={2: -100}))
+        assert len(found) == 30
+        cache = engine.network.kept
+        assert cache is not None
+        held = sum(tensor.nbytes for tensor in cache.keys + cache.values)
+        assert 290 / 300 * engine.cache_bytes < held <= engine.cache_bytes
+
+
 def test_greedy_is_that_of_transformers(engine: TorchEngine, reference: PreTrainedModel) -> None:
     for prompt in prompts(10):
         assert ids_of(engine, prompt, GREEDY) == generate(reference, prompt, do_sample=False)

@@ -52,12 +52,16 @@ class Cache:
         """Let a new sequence begin in a slot, turned so to its end."""
         self.ids[slot], self.turnings[slot] = [], turning
 
-    def make_room(self, positions: int) -> None:
-        """Hold at least so many positions; new room is zero, for what is masked must still be a number."""
+    def make_room(self, positions: int, most: int) -> None:
+        """Hold at least so many positions, of which there will be `most` at most.
+
+        New room is zero, for what is masked must still be a number.
+        """
         room = self.values[-1].shape[2]  # the last that grows: where Ctrl-C came between, it is done again
         if positions <= room:
             return
-        room = (-(-max(positions, 2 * room) // ROOM)) * ROOM
+        wanted = -(-max(positions, 2 * room) // ROOM) * ROOM
+        room = max(min(wanted, most), positions)
         for tensors in (self.keys, self.values):
             for layer, old in enumerate(tensors):
                 tensors[layer] = F.pad(old, (0, 0, 0, room - old.shape[2]))

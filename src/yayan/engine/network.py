@@ -47,6 +47,8 @@ class Network:
         own: int = self.config.max_position_embeddings
         self.positions = self.turnings.longest if self.turnings else own
         kind = self.config.rope_parameters.get("rope_type")
+        self.longest = self.positions
+        """Tokens that a sequence will have at most, which bounds the room of caches."""
         self.can_share = stretching or kind not in LENGTH_DEPENDENT
         self.kept: Cache | None = None
         """Of the last answer; the next one goes on with what it read alike."""
@@ -85,7 +87,7 @@ class Network:
             parts.append(Part(slot, len(cache.ids[slot]), len(flat), len(new)))
             flat += new
         positions = [part.start + i for part in parts for i in range(part.count)]
-        cache.make_room(max(positions) + 1)
+        cache.make_room(max(positions) + 1, self.longest)
         device = self.device
         step = Step(cache, parts, every)
         h_ND = self.body(torch.tensor(flat, device=device), torch.tensor(positions, device=device), step)

@@ -61,6 +61,7 @@ class TorchEngine:
             torch.set_num_threads(threads)
         kind = KINDS[quantize] if quantize else None
         self.network = Network(folder, dtype, kind, stretching=stretching)
+        self.network.longest = self.context
         self.draft: Network | str | None = None
         if draft == LOOKUP:
             self.draft = LOOKUP
