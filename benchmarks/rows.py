@@ -34,7 +34,6 @@ ENGLISH = ("en-lctt-tech", "en-public-domain", "en-tinystories")
 WAYS = ("extended:new", "extended:low-rank", "extended:all", "base:all", "base:none")
 FIRST_RATES, BODY_FACTOR, ROWS_FACTOR = (1e-3, 3e-3), 2, 3
 SAME_STEPS = 0.05
-REPLAYS = (0.0, 0.1)
 LENGTH, BATCH = 512, 8
 
 
@@ -58,7 +57,7 @@ def main() -> None:
     table = {
         (way, replay): [run(options, way, options.bytes, replay, seed) for seed in options.seeds]
         for way in best.values()
-        for replay in REPLAYS
+        for replay in options.replays
     }
     print_table(f"{options.bytes / 1e6:g} MB of Chinese", table)
     longest = max(mean(found["seconds"] for found in runs) for runs in table.values())
@@ -83,6 +82,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--heldout-bytes", type=int, default=50_000, help="of each language")
     parser.add_argument("--vocab", type=int, default=40_960)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, metavar="VOCABULARY:ROWS")
+    parser.add_argument("--replays", type=float, nargs="+", default=[0.0, 0.1], help="shares of English")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--timed-seeds", type=int, nargs="+", default=[1, 2, 3], help="at equal time")
     parser.add_argument("--dtype", default="bfloat16")
