@@ -5,6 +5,7 @@ Peer      Trainer of `transformers` with `peft`, set as the reference project se
           projections, embedding and head whole in modules_to_save, bfloat16, no padding, no checkpointing. `lora`:
           what is trained is float32 on both sides, as DeepSpeed keeps it there; `lora16`: the peer's whole embedding
           and head and their moments stay in bfloat16, as `peft` leaves them without it (ours are float32 always).
+          `low-rank`: no row whole, LoRA on both ends as well.
 Limit     The operations that a token costs over this machine's own rate in square products, in the same format.
 Command   python benchmarks/train.py --data DATA --out OUT [--shape A --way lora --dtype bfloat16]
           on a GPU: python benchmarks/train.py --out OUT --shape 7B --way lora lora16 --length 4096 --batch-size 2
@@ -49,6 +50,7 @@ SHAPES: Mapping[str, Mapping[str, int]] = {  # and steps that are timed
         "intermediate_size": 11008,
     },
 }
+WAYS = ("lora", "lora16", "full")
 STEPS = {"A": 16, "B": 8, "C": 5, "7B": 12}
 WARM = 2  # steps that are not timed
 RANK, ALPHA = 64, 128
@@ -87,9 +89,7 @@ def read_arguments() -> argparse.Namespace:
     parser = parser_of(__doc__)
     parser.add_argument("--data", type=Path, help="folder of the corpora and tokenizers")
     parser.add_argument("--shape", nargs="+", choices=SHAPES, default=["A", "B", "C"])
-    parser.add_argument(
-        "--way", nargs="+", choices=("lora", "lora16", "full"), default=["lora", "lora16", "full"]
-    )
+    parser.add_argument("--way", nargs="+", choices=(*WAYS, "low-rank"), default=WAYS)
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
     parser.add_argument("--vocabulary", type=int, default=55_296)
     parser.add_argument("--batch-size", type=int, default=4)
@@ -133,11 +133,12 @@ def row(options: argparse.Namespace, shape: str, way: str, rate: float) -> str:
 def cost_of(model: Path, way: str, options: argparse.Namespace) -> TrainingCost:
     """Operations for each token, by count, and the memory that `yayan check` predicts for ours."""
     size = size_of(json.loads((model / "config.json").read_text()))
-    whole = way == "full"
+    whole, low_rank = way == "full", way == "low-rank"
     return training_cost(
         size,
         trained_body=size.body_parameters if whole else size.lora_parameters(RANK),
-        trained_rows=size.rows,
+        trained_rows=0 if low_rank else size.rows,
+        updates=RANK * (size.rows + size.width) if low_rank else 0,
         whole_body=whole,
         dtype=options.dtype,
         positions=options.batch_size * options.length,
@@ -183,9 +184,9 @@ def run_ours(
     out = options.out / "ours"
     train = [
         "--train",
-        way.removesuffix("16"),
+        "full" if way == "full" else "lora",
         "--rows",
-        "all",
+        "low-rank" if way == "low-rank" else "all",
         "--rank",
         RANK,
         "--alpha",
@@ -226,10 +227,11 @@ def run_peer(options: argparse.Namespace) -> None:
     model: Any = LlamaForCausalLM.from_pretrained(options.as_peer, dtype=dtype)
     if way != "full":
         ends = ["embed_tokens", "lm_head"]
-        settings = {"r": RANK, "lora_alpha": ALPHA, "lora_dropout": 0.0, "target_modules": list(PROJECTIONS)}
-        model = get_peft_model(model, LoraConfig(TaskType.CAUSAL_LM, modules_to_save=ends, **settings))
+        pairs, whole = ([*PROJECTIONS, *ends], None) if way == "low-rank" else (list(PROJECTIONS), ends)
+        settings = {"r": RANK, "lora_alpha": ALPHA, "lora_dropout": 0.0, "target_modules": pairs}
+        model = get_peft_model(model, LoraConfig(TaskType.CAUSAL_LM, modules_to_save=whole, **settings))
     for value in model.parameters():
-        if value.requires_grad and way == "lora":
+        if value.requires_grad and way in ("lora", "low-rank"):
             value.data = value.data.float()
     ends_of_steps: list[float] = []
 
