@@ -160,6 +160,26 @@ def test_the_sparse_gradient_of_several_batches_has_each_row_once() -> None:
     torch.testing.assert_close(sides[0].to_dense(), sides[1])
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_heads_gradients_of_several_batches_are_summed_in_one_matrix(tied: bool) -> None:
+    ids, targets, positions, _ = packed()
+    ends = TwoEnds(make("llama", tied=tied), 0)
+    rows = ends.embedding if ends.head is None else ends.head
+    ends.loss(ids, targets, positions).backward()
+    assert rows.grad is not None
+    place, once = rows.grad.data_ptr(), rows.grad.clone()
+    for _ in range(2):
+        ends.loss(ids, targets, positions).backward()
+    assert rows.grad.data_ptr() == place
+    torch.testing.assert_close(rows.grad, 3 * once, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        ends.loss(ids, targets, positions)
+    torch.testing.assert_close(rows.grad, 3 * once, rtol=1e-5, atol=1e-5)
+    scaled = 2 * ends.loss(ids, targets, positions)
+    with pytest.raises(RuntimeError, match="cannot be scaled"):
+        scaled.backward()
+
+
 def test_each_end_may_train_other_rows() -> None:
     ids, targets, positions, _ = packed()
     ends = TwoEnds(make("llama", tied=False), ROWS, 0)

@@ -148,7 +148,7 @@ class TwoEnds(nn.Module):
     def loss(
         self, ids_BT: torch.Tensor, targets_BT: torch.Tensor, positions_BT: torch.Tensor, scale: float = 1.0
     ) -> torch.Tensor:
-        """`scale` times the sum of nats over the positions whose target is not IGNORED.
+        """`scale` times the sum of nats over the positions whose target is not IGNORED; to be differentiated as it is.
 
         `scale`: 1 / the number of targets of the optimiser step.
         """
@@ -157,10 +157,22 @@ class TwoEnds(nn.Module):
             h_BTD = h_BTD.to(torch.get_autocast_dtype(h_BTD.device.type))
         counts_BT = targets_BT != IGNORED
         h_ND, targets_N = h_BTD[counts_BT], targets_BT[counts_BT]
-        update = self.head_update(h_ND)
         return linear_cross_entropy(
-            h_ND, self.head_pieces(), targets_N, scale, buffers=self.free_memory, update=update
+            h_ND,
+            self.head_pieces(),
+            targets_N,
+            scale,
+            buffers=self.free_memory,
+            update=self.head_update(h_ND),
+            sums=[None, self.head_sum()],
         )
+
+    def head_sum(self) -> torch.Tensor | None:
+        """The head's gradient of earlier batches of the step; the next one's is added to it as it is made."""
+        gradient = self.head_pieces()[1].grad
+        if gradient is None or gradient.is_sparse or ranks.ranks() > 1 or not torch.is_grad_enabled():
+            return None
+        return gradient
 
     def drop_gradients(self) -> None:
         """Set the trained rows' gradients to None; the next ones are made in their memory."""

@@ -35,6 +35,7 @@ def linear_cross_entropy(
     chunk: int | None = None,
     buffers: Buffers | None = None,
     update: tuple[torch.Tensor, torch.Tensor] | None = None,
+    sums: Sequence[torch.Tensor | None] = (),
 ) -> torch.Tensor:
     """`scale` times the sum over N positions of -log softmax(h W^T)[target], in nats; W is the pieces' rows in order.
 
@@ -43,11 +44,13 @@ def linear_cross_entropy(
     scalar of that wider dtype. `scale`: 1 / the number of targets of the whole optimiser step; to scale here costs
     nothing, the gradient of a scaled result a pass over all gradients. `chunk`: positions at once, else what
     LOGITS_BYTES holds. `buffers`: where large tensors are taken from; whoever wants those of the pieces' gradients used
-    again gives them back. `update`: (p_NR, u_VR), of which p u^T is added to the logits of the first piece. Can be
-    differentiated once.
+    again gives them back. `update`: (p_NR, u_VR), of which p u^T is added to the logits of the first piece. `sums`: for
+    each piece None, or its gradient so far, to which its gradient is added now, in the forward pass, instead of being
+    handed out. Can be differentiated once.
     """
     p_NR, u_VR = update or (None, None)
-    return _LinearCrossEntropy.apply(h_ND, targets_N, scale, chunk, buffers or Buffers(), p_NR, u_VR, *pieces)
+    places = buffers or Buffers(), list(sums) or [None] * len(pieces)
+    return _LinearCrossEntropy.apply(h_ND, targets_N, scale, chunk, places, p_NR, u_VR, *pieces)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -58,7 +61,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         targets_N: torch.Tensor,
         scale: float,
         chunk: int | None,
-        buffers: Buffers,
+        places: tuple[Buffers, list[torch.Tensor | None]],
         p_NR: torch.Tensor | None,
         u_VR: torch.Tensor | None,
         *pieces: torch.Tensor,
@@ -69,14 +72,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dp_NR = torch.zeros_like(p_NR) if p_NR is not None and wants_p else None
         # What is multiplied: h with each piece, p with u
         weights = pieces if u_VR is None else (*pieces, u_VR)
-        dweights = [
-            matrix(buffers, w.shape, wide, w.device) if want else None
-            for w, want in zip(weights, wants, strict=False)
-        ]
-        if not len(h_ND):
-            for dw in dweights:
-                if dw is not None:
-                    dw.zero_()
+        buffers, sums = places[0], [*places[1], None]
+        dweights = list[torch.Tensor | None]()
+        for w, want, held in zip(weights, wants, sums, strict=False):
+            if held is not None or not want:
+                dweights.append(held)
+            else:
+                fresh = matrix(buffers, w.shape, wide, w.device)
+                dweights.append(fresh if len(h_ND) else fresh.zero_())
         narrow = [
             w if w.dtype == h_ND.dtype else matrix(buffers, w.shape, h_ND.dtype, w.device).copy_(w)
             for w in weights
@@ -99,18 +102,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 parts.append(parts[0])
                 inputs.append((p_CR, dp_NR))
             nats += _to_gradients(logits_CV, targets_C, scale, wide)
-            for w, dw, g_CV, (x, dx) in zip(narrow, dweights, parts, inputs, strict=True):
+            for w, dw, held, g_CV, (x, dx) in zip(narrow, dweights, sums, parts, inputs, strict=False):
                 if dx is not None:
                     dx[at : at + chunk].addmm_(g_CV, w)
                 if dw is not None:
-                    _add_product(dw, g_CV, x, first=at == 0)
+                    _add_product(dw, g_CV, x, first=at == 0 and held is None)
         buffers.give(buffer)
         for w, given in zip(narrow, weights, strict=True):
             if w is not given:
                 buffers.give(w)
         # Kept here, not among the saved tensors: a gradient that nothing else holds becomes `.grad` without a copy
         du_VR = None if u_VR is None else dweights.pop()
-        ctx.gradients = [dh_ND, dp_NR, du_VR, *dweights]
+        dweights = [dw if held is None else None for dw, held in zip(dweights, sums, strict=False)]
+        ctx.gradients, ctx.added = [dh_ND, dp_NR, du_VR, *dweights], any(held is not None for held in sums)
         ctx.dtypes = [None if x is None else x.dtype for x in (h_ND, p_NR, u_VR, *pieces)]
         return nats * scale
 
@@ -121,6 +125,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             raise RuntimeError("the loss can be differentiated once")
         gradients, ctx.gradients = ctx.gradients, None
         if factor != 1:
+            if ctx.added:
+                raise RuntimeError("a loss whose gradient was added to a sum cannot be scaled")
             gradients = [None if g is None else g.mul_(factor) for g in gradients]
         dh, *others = [
             None if g is None else g.to(dtype) for g, dtype in zip(gradients, ctx.dtypes, strict=True)

@@ -127,8 +127,8 @@ def training_cost(
     read = accumulation * positions * size.width
     unread = max(rows_each - read, 0) * (size.ends - 1) if ranks == 1 else 0
     gradients = 4 * (trained - unread) // ranks
-    if accumulation > 1:
-        at_loss += gradients
+    if accumulation > 1:  # in one process the head's is added to the sum of the earlier ones as it is made
+        at_loss += gradients - (4 * rows_each if ranks == 1 else 0)
     return TrainingCost(
         trained_parameters=trained,
         memory_bytes=held + max(at_loss, stays + gradients),
