@@ -228,10 +228,10 @@ def build(options: Training) -> tuple[TwoEnds, dict[str, Group], LoraConfig | No
     if options.checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     body = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    body |= {f"old_rows.{name}": value for name, value in ends.old_rows.named_parameters()}
     muon = options.optimizer == "muon"
     groups = {
         "body": Group(body, options.learning_rate, options.weight_decay, muon),
+        "old_rows": Group(dict(ends.old_rows.named_parameters()), options.learning_rate),
         "rows": Group(dict(ends.trained_rows()), options.rows_learning_rate),
     }
     return ends, {name: group for name, group in groups.items() if group.parameters}, adapter
