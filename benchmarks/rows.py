@@ -31,7 +31,14 @@ from processes import parser_of, refuse_busy_machine
 
 CHINESE = ("zh-lctt-tech", "zh-juejin", "zh-weekly", "zh-reviews", "zh-csl-abstracts")
 ENGLISH = ("en-lctt-tech", "en-public-domain", "en-tinystories")
-WAYS = ("extended:new", "extended:low-rank", "extended:all", "base:all", "base:none")
+WAYS = (
+    "extended:new",
+    "extended:low-rank",
+    "extended:all",
+    "base:low-rank",
+    "base:all",
+    "base:none",
+)
 FIRST_RATES, BODY_FACTOR, ROWS_FACTOR = (1e-3, 3e-3), 2, 3
 SAME_STEPS = 0.05
 LENGTH, BATCH = 512, 8
