@@ -6,13 +6,17 @@ The rows of the ends are stored in PEFT's encoding of trained token rows (the ro
 
 import json
 import math
-from collections.abc import Sequence
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from copy import copy
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, TrainableTokensConfig, inject_adapter_in_model
-from safetensors.torch import load_file, save_file
 
 from yayan.errors import WorkError
 from yayan.model.ends import EMBEDDING, HEAD, TwoEnds
@@ -20,7 +24,10 @@ from yayan.model.lora import LoraLinear
 from yayan.model.sharding import put, whole
 from yayan.model.size import PROJECTIONS
 from yayan.ranks import leads
+from yayan.weights.stream import TensorSpec, TensorWriter, open_tensors
 
+STEM = "adapter_model"
+BLOCK_BYTES = 16 << 20  # of the rows that are made at once
 PREFIX = "base_model.model."
 MODULES = {EMBEDDING: "model.embed_tokens", HEAD: "lm_head"}
 ROWS_BESIDE_LORA = ".token_adapter.trainable_tokens_delta"
@@ -91,34 +98,42 @@ def stored_name(name: str) -> str:
     )
 
 
-def adapter_tensors(ends: TwoEnds, rows_key: str = ROWS_BESIDE_LORA) -> dict[str, torch.Tensor]:
-    """The adapter's tensors under PEFT's names, float32, on the CPU; nothing on other ranks than the first."""
-    found: dict[str, torch.Tensor] = {
-        PREFIX + stored_name(name): value for name, value in lora_parameters(ends).items()
-    }
-    for module, rows in moved_rows(ends).items():
-        found[PREFIX + MODULES[module] + rows_key] = rows
-    tensors = {}
-    for name, value in found.items():
-        gathered = whole(value.detach())
-        if leads():
-            tensors[name] = gathered.cpu().contiguous()
-    return tensors
+@dataclass(frozen=True)
+class Stored:
+    """A tensor of an adapter. `blocks` makes its rows, some at a time, float32, on the CPU; all ranks must ask."""
+
+    shape: tuple[int, ...]
+    blocks: Callable[[], Iterator[torch.Tensor]]
 
 
-def moved_rows(ends: TwoEnds) -> dict[str, torch.Tensor]:
-    """The last rows of each end, from the first on that moved, whole and float32: old ones with their update."""
-    rows = {name: whole(value.detach()) for name, value in ends.trained_rows().items()}
-    matrices = {
-        EMBEDDING: ends.model.get_input_embeddings().weight,
-        HEAD: ends.model.get_output_embeddings().weight,
+def adapter_tensors(ends: TwoEnds, rows_key: str = ROWS_BESIDE_LORA) -> dict[str, Stored]:
+    """The adapter's tensors under PEFT's names."""
+    found = {
+        PREFIX + stored_name(name): Stored(tuple(value.shape), partial(in_one_block, value))
+        for name, value in lora_parameters(ends).items()
     }
-    for name, update in ends.updates.items():
-        u_VR, v_RD = whole(update.u.detach()), whole(update.v.detach())
-        old_VD = whole(matrices[name].detach())[: len(u_VR)].float()
-        old_VD = torch.addmm(old_VD, u_VR, v_RD, alpha=update.scale)
-        rows[name] = torch.cat([old_VD, rows[name]]) if name in rows else old_VD
-    return rows
+    rows, width = ends.trained_rows(), ends.embedding.shape[1]
+    for module, place in MODULES.items():
+        count = len(rows.get(module, ())) + (len(ends.updates[module].u) if module in ends.updates else 0)
+        if count:
+            found[PREFIX + place + rows_key] = Stored((count, width), partial(moved_rows, ends, module))
+    return found
+
+
+def in_one_block(value: torch.Tensor) -> Iterator[torch.Tensor]:
+    yield whole(value.detach()).cpu()
+
+
+def moved_rows(ends: TwoEnds, module: str) -> Iterator[torch.Tensor]:
+    """The last rows of an end, from the first on that moved: old ones with their update."""
+    end = ends.model.get_input_embeddings() if module == EMBEDDING else ends.model.get_output_embeddings()
+    if update := ends.updates.get(module):
+        old_VD, u_VR, v_RD = (whole(x.detach()) for x in (end.weight, update.u, update.v))
+        each = max(BLOCK_BYTES // v_RD[0].nbytes, 1)
+        for old_BD, u_BR in zip(old_VD[: len(u_VR)].split(each), u_VR.split(each), strict=True):
+            yield torch.addmm(old_BD.float(), u_BR, v_RD, alpha=update.scale).cpu()
+    if module in (rows := ends.trained_rows()):
+        yield whole(rows[module].detach()).cpu()
 
 
 def save_adapter(ends: TwoEnds, config: LoraConfig | None, base: str, folder: Path) -> dict[str, object]:
@@ -129,17 +144,20 @@ def save_adapter(ends: TwoEnds, config: LoraConfig | None, base: str, folder: Pa
     """
     rows_key = ROWS_ALONE if config is None else ROWS_BESIDE_LORA
     tensors = adapter_tensors(ends, rows_key)
+    plan = {name: TensorSpec(stored.shape, torch.float32) for name, stored in tensors.items()}
+    with TensorWriter(folder, plan, sys.maxsize, STEM) if leads() else nullcontext() as writer:
+        for name, stored in tensors.items():
+            blocks = finite(name, stored.blocks())
+            if writer:
+                writer.add_rows(name, blocks)
+            else:
+                deque(blocks, maxlen=0)
+    refuse_lost(tensors, folder)
     if not leads():
         return {}
-    for name, value in tensors.items():
-        if not torch.isfinite(value).all():
-            raise WorkError(
-                f"the trained tensor {name} is not finite", cure="train with a lower learning rate"
-            )
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     rows = ends.model.get_input_embeddings().weight.shape[0]
     keys = {name: PREFIX + module + rows_key for name, module in MODULES.items()}
-    counts = {name: len(tensors[key]) for name, key in keys.items() if key in tensors}
+    counts = {name: tensors[key].shape[0] for name, key in keys.items() if key in tensors}
     indices = {name: list(range(rows - count, rows)) for name, count in counts.items()}
     form = config or TrainableTokensConfig(task_type="CAUSAL_LM", target_modules=list(indices))
     settings = json.loads(json.dumps(form.to_dict(), default=sorted))
@@ -153,11 +171,28 @@ def save_adapter(ends: TwoEnds, config: LoraConfig | None, base: str, folder: Pa
     }
     text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
     (folder / "adapter_config.json").write_text(text, encoding="utf-8")
-    stored = load_file(folder / "adapter_model.safetensors")
-    for name, value in tensors.items():
-        if name not in stored or not torch.equal(stored[name], value):
-            raise WorkError(f"the tensor {name} did not reach the disk", where=folder, cure="try again")
     return {
         "adapter_tensors": len(tensors),
-        "adapter_bytes": (folder / "adapter_model.safetensors").stat().st_size,
+        "adapter_bytes": (folder / f"{STEM}.safetensors").stat().st_size,
     }
+
+
+def finite(name: str, blocks: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """The blocks. Raises WorkError for one that is not finite."""
+    for block in blocks:
+        if not torch.isfinite(block).all():
+            cure = "train with a lower learning rate"
+            raise WorkError(f"the trained tensor {name} is not finite", cure=cure)
+        yield block
+
+
+def refuse_lost(tensors: Mapping[str, Stored], folder: Path) -> None:
+    """WorkError unless the file holds these very tensors; all ranks must come, the first looks."""
+    source = open_tensors(folder, STEM) if leads() else None
+    for name, stored in tensors.items():
+        first = 0
+        for block in stored.blocks():
+            if source and not torch.equal(source.read(name)[first : first + len(block)], block):
+                what = f"the tensor {name} did not reach the disk"
+                raise WorkError(what, where=folder, cure="try again")
+            first += len(block)

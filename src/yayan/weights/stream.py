@@ -162,18 +162,22 @@ def open_shards(folder: Path, index: Path) -> TensorSource:
 
 
 class TensorWriter:
-    """Writes the tensors of a plan, in any order, into `model.safetensors` or into shards with an index.
+    """Writes the tensors of a plan, in any order, into `STEM.safetensors` or into shards with an index.
 
     `with TensorWriter(out, plan) as writer: writer.add(name, tensor)` for each name of the plan. Raises WorkError if
     the disk has not enough room for all of them.
     """
 
     def __init__(
-        self, folder: Path, plan: Mapping[str, TensorSpec], max_shard_bytes: int = MAX_SHARD_BYTES
+        self,
+        folder: Path,
+        plan: Mapping[str, TensorSpec],
+        max_shard_bytes: int = MAX_SHARD_BYTES,
+        stem: str = "model",
     ) -> None:
-        self.folder, self.plan = folder, dict(plan)
+        self.folder, self.plan, self.stem = folder, dict(plan), stem
         self.bytes = sum(spec.bytes for spec in plan.values())
-        for stale in folder.glob("model*.safetensors*"):
+        for stale in folder.glob(f"{stem}*.safetensors*"):
             stale.unlink()
         refuse_full_disk(folder, self.bytes)
         groups = group_by_size(self.plan, max_shard_bytes)
@@ -184,7 +188,7 @@ class TensorWriter:
         self._pending: deque[Future[None]] = deque()
         for number, names in enumerate(groups, start=1):
             header, offsets = plan_shard({name: self.plan[name] for name in names})
-            file = WrittenFile(folder / shard_name(number, len(groups)))
+            file = WrittenFile(folder / shard_name(stem, number, len(groups)))
             file.write(0, header)
             self._files.append(file)
             self._places |= {name: (file, offset) for name, offset in offsets.items()}
@@ -229,7 +233,7 @@ class TensorWriter:
         if len(self._files) > 1:
             places = {name: file.path.name for name, (file, _) in self._places.items()}
             index = {"metadata": {"total_size": self.bytes}, "weight_map": places}
-            write_json(self.folder / "model.safetensors.index.json", index)
+            write_json(self.folder / f"{self.stem}.safetensors.index.json", index)
         for file in self._files:
             file.finish()
 
@@ -286,5 +290,5 @@ def plan_shard(specs: Mapping[str, TensorSpec]) -> tuple[bytes, dict[str, int]]:
     return header, {name: len(header) + start for name, start in starts.items()}
 
 
-def shard_name(number: int, count: int) -> str:
-    return "model.safetensors" if count == 1 else f"model-{number:05}-of-{count:05}.safetensors"
+def shard_name(stem: str, number: int, count: int) -> str:
+    return f"{stem}.safetensors" if count == 1 else f"{stem}-{number:05}-of-{count:05}.safetensors"
