@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from tests.tiny import make_base
 from yayan.errors import WorkError
 from yayan.model import adapters
-from yayan.model.adapters import add_lora, adapter_tensors, lora_config, refuse_lost, save_adapter
+from yayan.model.adapters import adapter_tensors, add_lora, lora_config, refuse_lost, save_adapter
 from yayan.model.ends import TwoEnds
 from yayan.model.load import load_model
 
