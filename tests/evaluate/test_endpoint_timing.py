@@ -119,8 +119,9 @@ def test_prompts_begin_differently(root: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"threads": [2]}, "chooses its threads and its draft itself .threads"),
-        ({"draft": Path("base")}, "chooses its threads and its draft itself .draft"),
+        ({"threads": [2]}, "chooses its threads, its draft and its device itself .threads"),
+        ({"draft": Path("base")}, "chooses its threads, its draft and its device itself .draft"),
+        ({"device": "cpu"}, "its draft and its device itself .device"),
         ({"endpoint": None, "endpoint_model": "one"}, "a name is given, and no endpoint"),
         ({"endpoint": "localhost:8000"}, "this is no URL"),
     ],

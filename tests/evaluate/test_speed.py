@@ -3,6 +3,7 @@
 import json
 import mmap
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,15 @@ def test_weights_of_a_gguf_file_are_mapped(tmp_path: Path) -> None:
         assert found.anonymous_bytes < found.mapped_bytes
 
 
+def test_a_gpu_is_hidden_from_what_is_asked_of_the_cpu(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    question = Question(model, "float32", 1, (1, 2, 3), 2, 1)
+    assert measure_here(question).device == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+    timing.opener_of(replace(question, on_cpu=True))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
 def test_a_folder_and_what_the_report_says(
     model: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -193,6 +203,11 @@ def test_a_busy_machine_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         ({"draft": Path("no-such-draft")}, "no-such-draft"),
         ({"text": Path("no-such-text.jsonl")}, "no-such-text"),
         ({"draft": Path(__file__)}, "not a GGUF file"),
+        pytest.param(
+            {"device": "cuda"},
+            "torch sees no GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
+        ),
     ],
 )
 def test_a_wrong_question_writes_nothing(
@@ -201,6 +216,11 @@ def test_a_wrong_question_writes_nothing(
     with pytest.raises(UserError, match=sentence):
         execute(EvalSpeed(**{"out": tmp_path / "out", "model": model, "text": text} | options), quietly)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_is_computed_on_the_cpu(gguf: Path, text: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="computed on the CPU here"):
+        execute(EvalSpeed(out=tmp_path / "out", model=gguf, text=text, device="cuda", **SHORT), quietly)
 
 
 def test_a_draft_with_another_vocabulary(

@@ -46,6 +46,8 @@ class EvalSpeed(Stage):
     """Numbers of threads to try; all cores by default."""
     dtype: list[Dtype] = field(default_factory=lambda: ["float32", "bfloat16"])
     """Types in which a folder is computed."""
+    device: Literal["cpu", "cuda"] | None = None
+    """Where a folder is computed; on the GPU if there is one, by default."""
     prompt_tokens: int = 256
     """Tokens of the prompt."""
     answer_tokens: int = 64
@@ -74,12 +76,24 @@ class EvalSpeed(Stage):
             raise UserError(what, where=self.model, cure=f"together they may have {positions}")
         if self.draft:
             positions_of(self.draft, None)
+        if self.device == "cuda":
+            self.refuse_without_gpu()
         if self.endpoint is not None:
-            for name in ("threads", "draft"):
+            for name in ("threads", "draft", "device"):
                 if getattr(self, name):
-                    what = "an endpoint chooses its threads and its draft itself"
+                    what = "an endpoint chooses its threads, its draft and its device itself"
                     raise UserError(what, where=name, cure="leave it out")
         check_endpoint(self.endpoint, self.endpoint_model)
+
+    def refuse_without_gpu(self) -> None:
+        """UserError unless this model can be computed on a GPU here."""
+        if self.model.is_file():
+            what, cure = "a GGUF file is computed on the CPU here", "leave --device out, or give a folder"
+            raise UserError(what, where="device", cure=cure)
+        import torch
+
+        if not torch.cuda.is_available():
+            raise UserError("torch sees no GPU", where="device", cure="leave --device out")
 
     def run(self, work: Path) -> dict[str, object]:
         load = warn_if_busy()
@@ -92,7 +106,7 @@ class EvalSpeed(Stage):
         prompts = list(islice(prompts_of(self.model, self.text, self.prompt_tokens), self.prompts))
         ids = lengthen(prompts, self.prompt_tokens)
         questions = [
-            Question(self.model, engine, number, ids, self.answer_tokens, self.repeats)
+            Question(self.model, engine, number, ids, self.answer_tokens, self.repeats, self.device == "cpu")
             for engine in engines
             for number in threads
         ]

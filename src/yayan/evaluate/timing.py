@@ -25,7 +25,10 @@ PARTS = {"anonymous_bytes": "RssAnon", "mapped_bytes": "RssFile"}
 
 @dataclass(frozen=True)
 class Question:
-    """What is to be timed: reading `ids`, then `answer_tokens` tokens one by one, greedily, `repeats` times."""
+    """What is to be timed: reading `ids`, then `answer_tokens` tokens one by one, greedily, `repeats` times.
+
+    `on_cpu`: a folder too, where there is a GPU.
+    """
 
     model: Path
     engine: Engine
@@ -33,6 +36,7 @@ class Question:
     ids: tuple[int, ...]
     answer_tokens: int
     repeats: int
+    on_cpu: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,8 @@ def opener_of(question: Question) -> Callable[[], AbstractContextManager[Answeri
     """What opens the model, all modules imported: they are none of its memory."""
     if question.engine == "llama.cpp":
         return partial(open_gguf, question)
+    if question.on_cpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # of this process, which has this one task
     # Here, since it imports torch: 4 s that a GGUF file does not need
     from yayan.evaluate.torch_timing import TorchAnswering
 
