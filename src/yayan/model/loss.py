@@ -73,13 +73,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
         # What is multiplied: h with each piece, p with u
         weights = pieces if u_VR is None else (*pieces, u_VR)
         buffers, sums = places[0], [*places[1], None]
-        dweights = list[torch.Tensor | None]()
-        for w, want, held in zip(weights, wants, sums, strict=False):
-            if held is not None or not want:
-                dweights.append(held)
-            else:
-                fresh = matrix(buffers, w.shape, wide, w.device)
-                dweights.append(fresh if len(h_ND) else fresh.zero_())
+        dweights = [
+            matrix(buffers, w.shape, wide, w.device) if want and held is None else held
+            for w, want, held in zip(weights, wants, sums, strict=False)
+        ]
+        if not len(h_ND):  # then no product sets them
+            for dw, held in zip(dweights, sums, strict=False):
+                if dw is not None and held is None:
+                    dw.zero_()
         narrow = [
             w if w.dtype == h_ND.dtype else matrix(buffers, w.shape, h_ND.dtype, w.device).copy_(w)
             for w in weights

@@ -224,7 +224,8 @@ def build(options: Training) -> tuple[TwoEnds, dict[str, Group], LoraConfig | No
     if many:
         shard(ends, options.model, place)
         use_attention(model, options.attention)
-    start_lora(ends, options.seed)
+    if many or not adapter:  # else add_lora did it
+        start_lora(ends, options.seed)
     if options.checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     body = {name: value for name, value in model.named_parameters() if value.requires_grad}
