@@ -2,8 +2,7 @@
 
 Question  decode: tokens a second, one answer, greedy. batch: a file of prompts together against one by one. guidance:
           the time of a token with two branches against one. speculation: tokens a second with a draft against plain.
-          conversation: milliseconds to the first token of each turn, going on with the last answer. pair: the same as
-          speculation of two models that were trained, on the beginnings of documents.
+          conversation: milliseconds to the first token of each turn, going on with the last answer.
 Peer      `transformers`' generate at its defaults (dtype auto, SDPA, dynamic cache), same folder, same prompts, same
           number of tokens; of batch, guidance and speculation: our own plain decoding; of conversation: all anew.
 Limit     decode: the weights' bytes over this machine's rate of reading memory. speculation: what the share of guesses
@@ -11,7 +10,6 @@ Limit     decode: the weights' bytes over this machine's rate of reading memory.
           conversation: the first turn, which has nothing before it.
 Command   python benchmarks/generation.py --out OUT [--model MODEL]
           [--question decode batch guidance speculation conversation]
-          python benchmarks/generation.py --out OUT --question pair --model MODEL --draft DRAFT --text TEXT
 
 decode, batch and conversation use MODEL (default: the 21 M base model of ../shared). guidance and speculation use
 random weights of --width and --layers with 32,000 rows, made in OUT, which hold memory for as long as a trained model
@@ -34,7 +32,6 @@ import torch
 from processes import parser_of, refuse_busy_machine
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from yayan.corpus.read import documents
 from yayan.engine.distribution import Chooser
 from yayan.engine.lengths import DraftLengths
 from yayan.engine.network import Branches, Network
@@ -46,18 +43,14 @@ ROWS = 32_000
 SHARES = (0.0, 0.5, 0.7, 0.9)
 BASE = Path(__file__).resolve().parents[2] / "shared/base/en-base-21m"
 GREEDY = Sampling(temperature=0, max_tokens=4096)
-QUESTIONS = ("decode", "batch", "guidance", "speculation", "conversation", "pair")
+QUESTIONS = ("decode", "batch", "guidance", "speculation", "conversation")
 TURNS, ASKED = 5, 64  # of a conversation, and new tokens of each besides the last answer
 
 
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--model", type=Path, default=BASE)
-    parser.add_argument("--question", nargs="+", choices=QUESTIONS, default=QUESTIONS[:-1])
-    parser.add_argument("--draft", type=Path, help="of MODEL's tokenizer, for the question pair")
-    parser.add_argument(
-        "--text", type=Path, help="documents whose beginnings are gone on with, for the question pair"
-    )
+    parser.add_argument("--question", nargs="+", choices=QUESTIONS, default=QUESTIONS)
     parser.add_argument("--width", type=int, default=2048)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--tokens", type=int, default=128)
@@ -80,7 +73,6 @@ def main() -> None:
             "guidance": guidance,
             "speculation": speculation,
             "conversation": conversation,
-            "pair": pair,
         }[question]
         found = answer(options)
         print(json.dumps({question: found}, indent=2))
@@ -287,48 +279,6 @@ def hold(engine: TorchEngine, tokens: int, *, anew: bool) -> Iterator[tuple[int,
         yield turn, len(prompt), time.perf_counter() - begun
         whole = engine.generate(prompt, Sampling(temperature=0, max_tokens=tokens))
         prompt += [token for piece in whole for token in piece.ids]
-
-
-def pair(options: Namespace) -> dict[str, Any]:
-    """What a trained draft gives a trained model, in bfloat16, on all prompts one after another."""
-    with TorchEngine(options.model, dtype="bfloat16") as plain:
-        prompts = []
-        for document in documents([options.text]):
-            if len(ids := plain.text_ids(document.text)) >= ASKED:
-                prompts.append(ids[:ASKED])
-            if len(prompts) == options.prompts // 4:
-                break
-        with TorchEngine(options.model, dtype="bfloat16", draft=options.draft) as helped:
-            answers: dict[str, list[list[int]]] = {}
-
-            def answer(name: str, engine: TorchEngine) -> None:
-                engine.ends = frozenset()
-                sampling = Sampling(temperature=0, max_tokens=options.tokens)
-                answers[name] = []
-                for prompt in prompts:
-                    engine.forget()
-                    pieces = engine.generate(prompt, sampling)
-                    answers[name].append([token for piece in pieces for token in piece.ids])
-
-            seconds = fastest(
-                options.turns, plain=lambda: answer("plain", plain), ahead=lambda: answer("ahead", helped)
-            )
-            assert answers["plain"] == answers["ahead"], "speculation changed the answers"
-            lengths = helped.lengths
-        best = max(range(1, 9), key=lengths.tokens_per_second)
-        paper = lengths.tokens_per_second(best) / lengths.tokens_per_second(0)
-        text = "".join(plain.tokenizer.decode(ids) for ids in answers["plain"])
-    return {
-        "prompts": len(prompts),
-        "plain_characters_per_second": round(len(text) / seconds["plain"], 1),
-        "characters_per_second": round(len(text) / seconds["ahead"], 1),
-        "ratio": round(seconds["plain"] / seconds["ahead"], 2),
-        "on_paper": round(max(paper, 1.0), 2),
-        "on_paper_guesses": best if paper > 1 else 0,
-        "share_seen": round(lengths.share, 2),
-        "milliseconds_of_a_guess": round(1000 * lengths.guess_seconds, 2),
-        "milliseconds_of_a_pass": {n: round(1000 * s, 2) for n, s in sorted(lengths.pass_seconds.items())},
-    }
 
 
 if __name__ == "__main__":
