@@ -60,7 +60,7 @@ class Serve(Command):
     threads: int | None = None
     """Threads of the computation (default: the physical cores)."""
     adapter: dict[str, Path] = field(default_factory=dict)
-    """LoRA adapters that clients ask for by name (vllm): --adapter.NAME FOLDER."""
+    """LoRA adapters of the model that clients ask for by name, beside it (llamacpp, vllm): --adapter.NAME FOLDER."""
     draft: Path | None = None
     """A smaller model of the same tokenizer that guesses tokens; llamacpp tries for two seconds whether it gains."""
     grace_seconds: int = 30
