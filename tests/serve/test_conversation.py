@@ -47,6 +47,14 @@ def test_again_and_back(talk: Conversation) -> None:
     assert talk.turns == []
 
 
+def test_an_answer_stays_where_nothing_is_said_instead(talk: Conversation) -> None:
+    talk.take_turn("the river")
+    before = list(talk.turns)
+    talk.take_turn('/set logit_bias={"2": 100}')  # EOS
+    talk.take_turn("/regen")
+    assert talk.turns == before
+
+
 def test_saved_and_loaded(talk: Conversation, speaker: Speaker, tmp_path: Path) -> None:
     path = tmp_path / "talk.jsonl"
     talk.take_turn("从前，\n河边")

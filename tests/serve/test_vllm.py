@@ -113,8 +113,6 @@ def test_the_options_reach_the_command(folder: Path, tmp_path: Path) -> None:
     words = stage.vllm_words()
     assert f"law={tmp_path}" in words
     assert str(draft) in after(words, "--speculative-config")
-    with pytest.raises(UserError, match="adapters by name are for vllm"):
-        Serve(model=folder, adapter={"law": tmp_path}).check()
 
 
 def test_without_vllm_it_says_how_to_get_it(folder: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.sentencepiece_model import make_chat_model
 from yayan.errors import UserError
-from yayan.weights.ggml import read_header
+from yayan.weights.ggml import read_header, read_shapes
 from yayan.weights.gguf_file import write_gguf
 
 
@@ -26,6 +26,11 @@ def test_the_header_is_what_gguf_reads(path: Path) -> None:
     assert header.context == fields["llama.context_length"].contents() == 512
     assert header.eos == fields["tokenizer.ggml.eos_token_id"].contents() == 2
     assert header.template == "{{ 'ü你' }}"
+
+
+def test_shapes_are_what_gguf_reads(path: Path) -> None:
+    tensors = gguf.GGUFReader(path).tensors
+    assert read_shapes(path) == {item.name: tuple(map(int, reversed(item.shape))) for item in tensors}
 
 
 def test_a_base_model_has_no_template(tmp_path: Path) -> None:

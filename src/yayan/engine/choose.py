@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # torch and llama.cpp are imported when one of them is opened
 Engine = Literal["auto", "llamacpp", "torch"]
 TORCH_ONLY = ("dtype", "quantize", "draft_length")
 LOOKUP = "lookup"  # a draft that is no model: what followed the last time
-LLAMACPP_ONLY = ("host", "port", "api_key", "parallel", "exact", "kv_cache")
+LLAMACPP_ONLY = ("host", "port", "api_key", "parallel", "exact", "kv_cache", "adapters")
 KvCache = Literal["16bit", "8bit", "4bit"]  # numbers of keys and values
 
 

@@ -8,6 +8,7 @@ import os
 import socket
 import stat
 import sys
+import tempfile
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse
@@ -19,6 +20,7 @@ from urllib.parse import urlsplit
 import xllamacpp
 from gguf import GGMLQuantizationType
 
+from yayan.engine.adapters import add_adapters, templates_of
 from yayan.engine.choose import KvCache, refuse_base_model
 from yayan.engine.gguf import find_gguf, stretched_once
 from yayan.engine.sampling import Sampling, llamacpp_options
@@ -61,7 +63,8 @@ class LlamaCpp:
     `context` tokens for each of `parallel` conversations (default: as many as the model was trained for); `port` 0
     takes a free one; `threads` default to the physical cores; `exact` computes attention as exactly as llama.cpp can;
     `kv_cache`: bits of a number of keys and values; `draft`: a smaller model that proposes `draft_tokens` tokens at a
-    time, which the model itself accepts or not (arXiv:2302.01318).
+    time, which the model itself accepts or not (arXiv:2302.01318); `adapters`: folders of LoRA pairs by name, each of
+    which changes those requests alone that `asked_of` names it in.
     Raises UserError for a bad file, context, host or port, WorkError if llama.cpp cannot load the model.
     """
 
@@ -80,13 +83,16 @@ class LlamaCpp:
         kv_cache: KvCache = "16bit",
         draft: Path | None = None,
         draft_tokens: int = DRAFT_TOKENS,
+        adapters: Mapping[str, Path] | None = None,
     ) -> None:
         self.gguf, self.header = gguf, read_header(gguf)
         self.context = choose_context(self.header.context, context, gguf)
         if parallel * self.context > LARGEST_CONTEXT:
             what = f"{parallel} conversations of {self.context} tokens are more than llama.cpp can count"
             raise UserError(what, where="parallel", cure="ask for fewer")
-        self.name = name or gguf.stem
+        self.name, self.adapters = name or gguf.stem, dict(adapters or {})
+        self.templates = templates_of(self.name, self.header.template, self.adapters)
+        """Of each name that can be asked: the model's, and those of its adapters."""
         self._key = api_key
         refuse_busy_port(host, port)
         settings = quiet_settings(gguf)
@@ -110,12 +116,16 @@ class LlamaCpp:
             settings.api_keys = [api_key]
         else:
             settings.cors_origins = "http://localhost"  # no web page elsewhere may use a server without a key
-        try:
-            self._server: xllamacpp.Server | None = xllamacpp.Server(settings)
-        except RuntimeError as error:
-            what = f"llama.cpp cannot load this model (architecture {self.header.architecture})"
-            cure = "free some memory or ask for a smaller context; --debug shows its reasons"
-            raise WorkError(what, where=gguf, cure=cure) from error
+        if self.header.template is None:
+            settings.chat_template = next(filter(None, self.templates.values()), "")
+        with tempfile.TemporaryDirectory() as work:
+            add_adapters(settings, gguf, self.adapters, Path(work))
+            try:
+                self._server: xllamacpp.Server | None = xllamacpp.Server(settings)
+            except RuntimeError as error:
+                what = f"llama.cpp cannot load this model (architecture {self.header.architecture})"
+                cure = "free some memory or ask for a smaller context; --debug shows its reasons"
+                raise WorkError(what, where=gguf, cure=cure) from error
         self._server.handle_metrics()  # its loop runs when this returns; closed before that, it would never end
         self.url: str = self._server.listening_address
 
@@ -153,6 +163,13 @@ class LlamaCpp:
     def refuse_base_model(self) -> None:
         """Raises UserError if the model has no chat template: llama.cpp would make one up without a word."""
         refuse_base_model(self.header.template, self.name)
+
+    def asked_of(self, name: str) -> dict[str, Any]:
+        """What a request to the model or to one of its adapters says of that."""
+        if not self.adapters:
+            return {}
+        scales = [{"id": i, "scale": float(name == adapter)} for i, adapter in enumerate(self.adapters)]
+        return {"lora": scales}
 
     def ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """The JSON answer of an endpoint to a JSON body. Raises WorkError with the server's reason."""

@@ -98,9 +98,16 @@ class Conversation:
         commands[word]()
 
     def regenerate(self) -> None:
-        """Another answer to the last question (the same one, where nothing is drawn or the seed is fixed)."""
+        """Another answer to the last question (the same one, where nothing is drawn or the seed is fixed); the last one
+        stays where nothing is said.
+        """
+        before = list(self.turns)
         question = self.undo()
-        self.show_answer(question)
+        try:
+            self.show_answer(question)
+        finally:
+            if len(self.turns) < len(before):
+                self.turns = before
 
     def undo(self) -> str:
         """Forget the last question and its answer; the question."""

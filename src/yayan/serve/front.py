@@ -51,8 +51,8 @@ def make_front(backend: Backend, *, defaults: Sampling, parallel: int, waiting: 
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        model = {"id": backend.name, "object": "model", "created": created, "owned_by": "yayan"}
-        return {"object": "list", "data": [model]}
+        told = {"object": "model", "created": created, "owned_by": "yayan"}
+        return {"object": "list", "data": [{"id": name} | told for name in backend.models]}
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -90,7 +90,7 @@ class Front:
     async def generate(self, path: str, form: ChatForm | CompletionForm) -> JSONResponse | StreamingResponse:
         """The answer to a form, whole or as events. Raises Refusal or UserError."""
         self.refuse_unknown_model(form.model)
-        if path == CHAT and not self.backend.chats:
+        if path == CHAT and not self.backend.models[form.model]:
             what = "this is a base model, it continues text and cannot chat: use /v1/completions"
             raise Refusal(what, code="model_cannot_chat")
         jobs = self.jobs(path, form)
@@ -109,7 +109,7 @@ class Front:
         tells_usage = form.tells_usage
         seeds = [None if sampling.seed is None else (sampling.seed + i) % LARGEST_SEED for i in range(count)]
         return [
-            Job(path, prompt, replace(sampling, seed=seeds[i % count]), i, tells_usage)
+            Job(form.model, path, prompt, replace(sampling, seed=seeds[i % count]), i, tells_usage)
             for i, prompt in enumerate(prompts)
         ]
 
@@ -143,13 +143,18 @@ class Front:
     async def embed(self, form: EmbeddingForm) -> JSONResponse:
         """Vectors, one for each input."""
         self.refuse_unknown_model(form.model)
+        if form.model != self.backend.name:
+            what = f"an adapter has no embeddings, ask {self.backend.name!r} for them"
+            raise Refusal(what, param="model", code="model_cannot_embed")
         with self.queue.place():
             async with self.queue.slots:
                 return JSONResponse(await self.backend.embed(form.inputs(), form.encoding_format or "float"))
 
     def refuse_unknown_model(self, name: str) -> None:
-        if name != self.backend.name:
-            what = f"the model {name[:LONGEST_ECHO]!r} does not exist, {self.backend.name!r} is served"
+        if name not in self.backend.models:
+            served = ", ".join(map(repr, self.backend.models))
+            verb = "is" if len(self.backend.models) == 1 else "are"
+            what = f"the model {name[:LONGEST_ECHO]!r} does not exist, {served} {verb} served"
             raise Refusal(what, 404, param="model", code="model_not_found")
 
 

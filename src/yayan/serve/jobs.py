@@ -1,6 +1,6 @@
 """What an engine is asked: one answer to one prompt."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,8 +11,11 @@ CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 
 @dataclass(frozen=True)
 class Job:
-    """One choice of a response. `prompt`: messages of a chat; else a text or a list of ids to continue."""
+    """One choice of a response. `prompt`: messages of a chat; else a text or a list of ids to continue. `model`: the
+    name that was asked for, the engine's or an adapter's.
+    """
 
+    model: str
     path: str
     prompt: Any
     sampling: Sampling
@@ -30,7 +33,9 @@ class Backend(Protocol):
     name: str
     context: int
     cache_bytes: int  # of keys and values at most; 0: not known
-    chats: bool  # False: a base model
+    models: Mapping[
+        str, bool
+    ]  # names that can be asked for, its own and its adapters'; False: it cannot chat
 
     async def answer(self, job: Job) -> dict[str, Any]: ...
     def stream(self, job: Job) -> AsyncGenerator[bytes]: ...

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import Any
@@ -21,7 +21,7 @@ class Local:
     def __init__(self, engine: TorchEngine) -> None:
         self.engine, self.name = engine, engine.name
         self.context, self.cache_bytes = engine.context, engine.cache_bytes
-        self.chats = engine.tokenizer.template is not None
+        self.models: Mapping[str, bool] = {engine.name: engine.tokenizer.template is not None}
         self.thread = ThreadPoolExecutor(1)  # what torch does, one thing after the other
         self.counts = {"prompt": 0, "generated": 0}
 

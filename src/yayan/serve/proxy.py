@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ import httpx2
 
 from yayan.engine.llamacpp import LlamaCpp
 from yayan.engine.sampling import llamacpp_options
+from yayan.serve.choices import LAST_EVENT, event_of, parsed
 from yayan.serve.door import Refusal
 from yayan.serve.embeddings import Embedder
 from yayan.serve.jobs import Job
@@ -22,7 +23,10 @@ class Proxy:
     """Answers of a running llama.cpp. `key`: the one that it asks for."""
 
     def __init__(self, engine: LlamaCpp, key: str, embedder: Embedder) -> None:
-        self.name, self.chats = engine.name, engine.header.template is not None
+        self.engine, self.name = engine, engine.name
+        self.models: Mapping[str, bool] = {
+            name: template is not None for name, template in engine.templates.items()
+        }
         self.context, self.cache_bytes = engine.context, engine.cache_bytes
         self.embedder = embedder
         self.client = httpx2.AsyncClient(
@@ -36,16 +40,25 @@ class Proxy:
 
     async def answer(self, job: Job) -> dict[str, Any]:
         """One answer, whole, in OpenAI's form."""
-        async with self._posted(job.path, body_of(job)) as response:
+        async with self._posted(job.path, self.body(job)) as response:
             await response.aread()
-            return response.json()
+            return response.json() | {"model": job.model}
 
     async def stream(self, job: Job) -> AsyncGenerator[bytes]:
         """One answer as server-sent events, cut anywhere; a reader that leaves ends it in llama.cpp."""
-        body = body_of(job) | {"stream": True, "stream_options": {"include_usage": job.tells_usage}}
+        body = self.body(job) | {"stream": True, "stream_options": {"include_usage": job.tells_usage}}
         async with self._posted(job.path, body) as response:
-            async for chunk in response.aiter_raw():
-                yield chunk
+            if job.model == self.name:
+                async for chunk in response.aiter_raw():
+                    yield chunk
+                return
+            async for event in parsed(response.aiter_raw()):  # llama.cpp tells one name for all
+                yield event_of(event | {"model": job.model})
+            yield LAST_EVENT
+
+    def body(self, job: Job) -> dict[str, Any]:
+        """What llama.cpp is asked, and of whom."""
+        return body_of(job) | self.engine.asked_of(job.model)
 
     @asynccontextmanager
     async def _posted(self, path: str, body: dict[str, Any]) -> AsyncIterator[httpx2.Response]:

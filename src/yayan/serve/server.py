@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
+from types import FrameType
 from typing import Literal
 
 import uvicorn
@@ -20,7 +21,7 @@ from yayan.engine.choose import Engine, KvCache, choose_engine
 from yayan.engine.draft_trial import open_llamacpp
 from yayan.engine.llamacpp import LOCAL_HOST, refuse_busy_port
 from yayan.engine.sampling import Sampling
-from yayan.errors import UserError, refuse_flags_below
+from yayan.errors import refuse_flags_below
 from yayan.model.folder import Context
 from yayan.serve.door import Door
 from yayan.serve.embeddings import Embedder
@@ -73,7 +74,12 @@ class Serve(Command):
             launch(self.vllm_words(), keys)
         refuse_busy_port(self.host, self.port)
         choice = choose_engine(
-            self.model, self.engine, draft=self.draft, context=self.context, kv_cache=self.kv_cache
+            self.model,
+            self.engine,
+            draft=self.draft,
+            context=self.context,
+            kv_cache=self.kv_cache,
+            adapters=self.adapter or None,
         )
         engine = choice.engine
         if not self.json:
@@ -102,9 +108,6 @@ class Serve(Command):
             ("queue", self.queue, 0),
             ("grace-seconds", self.grace_seconds, 0),
         )
-        if self.adapter and self.engine != "vllm":
-            cure = "merge it first (yayan merge), or take --engine vllm"
-            raise UserError("adapters by name are for vllm", where="adapter", cure=cure)
 
     def tell(self, backend: Backend, listener: socket.socket, *, with_key: bool) -> None:
         """Say where the model is served."""
@@ -130,7 +133,7 @@ def opened(options: Serve, engine: str) -> Iterator[Backend]:
         return
     key = secrets.token_urlsafe()
     given: dict[str, object] = {"context": options.context, "kv_cache": options.kv_cache or "16bit"}
-    given |= {"parallel": options.parallel, "threads": options.threads}
+    given |= {"parallel": options.parallel, "threads": options.threads, "adapters": options.adapter}
     with open_llamacpp(options.model, options.draft, api_key=key, **given) as running:
         embedder = Embedder(running.gguf, name=running.name, context=running.context, threads=options.threads)
         yield Proxy(running, key, embedder)
@@ -139,13 +142,18 @@ def opened(options: Serve, engine: str) -> Iterator[Backend]:
 def announcement(backend: Backend, url: str, *, with_key: bool) -> str:
     """Where the model is served, and a line to try it."""
     key = " -H 'Authorization: Bearer KEY'" if with_key else ""
-    if backend.chats:
-        kind, path = "", "chat/completions"
+    name = next((name for name, chats in backend.models.items() if chats), backend.name)
+    more = ", ".join(list(backend.models)[1:])
+    kind = f" Adapters by name: {more}." if more else ""
+    if not backend.models[backend.name]:
+        kind = " It is a base model, which continues text and cannot chat." + kind
+    if backend.models[name]:
+        path = "chat/completions"
         asked: dict[str, object] = {"messages": [{"role": "user", "content": "你好"}]}
     else:
-        kind, path = " It is a base model, which continues text and cannot chat.", "completions"
+        path = "completions"
         asked = {"prompt": "Once upon a time", "max_tokens": 50}
-    body = json.dumps({"model": backend.name, **asked}, ensure_ascii=False)
+    body = json.dumps({"model": name, **asked}, ensure_ascii=False)
     return (
         f"{backend.name} is served at {url}/v1 for OpenAI clients; Ctrl-C stops it.{kind} "
         f"It has {told_memory(backend.context, backend.cache_bytes)}. Try it:\n"
@@ -162,11 +170,15 @@ def listen(front: Door, listener: socket.socket, grace_seconds: int) -> None:
         timeout_graceful_shutdown=grace_seconds,
         server_header=False,
     )
+    server = uvicorn.Server(config)
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        """For a signal before uvicorn listens to them; and again, when it is done and raises them once more."""
+        server.should_exit = True
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(
-            number, signal.SIG_IGN
-        )  # uvicorn listens to them, and raises them again when it is done
-    uvicorn.Server(config).run(sockets=[listener])
+        signal.signal(number, leave)
+    server.run(sockets=[listener])
 
 
 def family_of(host: str) -> socket.AddressFamily:

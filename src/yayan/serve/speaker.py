@@ -91,7 +91,7 @@ class LlamaCppSpeaker:
             raise WorkError(str(refusal), where=self.name) from error
 
     def _body(self, messages: Sequence[Message], sampling: Sampling) -> dict[str, Any]:
-        return body_of(Job(CHAT, list(messages), sampling, 0, True))
+        return body_of(Job(self.name, CHAT, list(messages), sampling, 0, True))
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Generator[str]:
         """The answer in pieces; closing it stops the model. Raises WorkError with llama.cpp's reason."""

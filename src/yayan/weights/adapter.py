@@ -120,6 +120,14 @@ def read_adapter(folder: Path, base: Mapping[str, TensorSpec], *, tied: bool, we
     return adapter
 
 
+def brought_positions(folder: Path) -> dict | None:
+    """The configuration beside an adapter, if it tells positions that it was trained with."""
+    if not (folder / "config.json").is_file():
+        return None
+    config = read_json(folder / "config.json")
+    return config if config.get("rope_scaling") or config.get("rope_parameters") else None
+
+
 def is_twice(keys: Mapping[str, str], tensors: TensorSource) -> bool:
     """Whether both ends have the same values: PEFT writes those of a tied matrix twice."""
     ends = (INPUT_END, OUTPUT_END)

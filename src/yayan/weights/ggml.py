@@ -52,6 +52,13 @@ def library() -> ctypes.CDLL:
         "gguf_get_data_offset": (ctypes.c_size_t, [Pointer]),
         "gguf_get_tensor_offset": (ctypes.c_size_t, [Pointer, Index]),
         "gguf_get_tensor_size": (ctypes.c_size_t, [Pointer, Index]),
+        "ggml_get_first_tensor": (Pointer, [Pointer]),
+        "ggml_get_next_tensor": (Pointer, [Pointer, Pointer]),
+        "ggml_get_name": (Text, [Pointer]),
+        "ggml_n_dims": (ctypes.c_int, [Pointer]),
+        "ggml_nrows": (Index, [Pointer]),
+        "ggml_nelements": (Index, [Pointer]),
+        "ggml_free": (None, [Pointer]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(functions, name)
@@ -97,14 +104,18 @@ def say_nothing(level: int, text: bytes, data: int | None) -> None:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[int]:
-    """ggml's handle of a file's header. Raises UserError if the file is no GGUF or its header is damaged."""
+def opened(path: Path, tensors: ctypes.c_void_p | None = None) -> Iterator[int]:
+    """ggml's handle of a file's header; `tensors` takes that of its tensors without their values.
+
+    Raises UserError if the file is no GGUF or its header is damaged.
+    """
     with path.open("rb") as stream:
         if stream.read(len(MAGIC)) != MAGIC:
             raise UserError("this is not a GGUF file", where=path, cure="name a .gguf file or a model folder")
     functions = library()
     functions.ggml_log_set(say_nothing, None)
-    handle = functions.gguf_init_from_file(os.fsencode(path), InitParameters(True, None))
+    where = None if tensors is None else ctypes.addressof(tensors)
+    handle = functions.gguf_init_from_file(os.fsencode(path), InitParameters(True, where))
     if not handle:
         raise UserError("the header of this GGUF file is damaged", where=path, cure="fetch or make it again")
     try:
@@ -121,6 +132,21 @@ def read_header(path: Path) -> Header:
         what = f"this GGUF file is cut short: it has {path.stat().st_size} of {size} bytes"
         raise UserError(what, where=path, cure="fetch or make it again")
     return header
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a file's tensors, (rows, columns) of a matrix. Raises UserError as `opened`."""
+    functions, context = library(), Pointer()
+    shapes: dict[str, tuple[int, ...]] = {}
+    with opened(path, context):
+        tensor = functions.ggml_get_first_tensor(context)
+        while tensor:
+            rows, numbers = functions.ggml_nrows(tensor), functions.ggml_nelements(tensor)
+            name = functions.ggml_get_name(tensor).decode()
+            shapes[name] = (numbers,) if functions.ggml_n_dims(tensor) == 1 else (rows, numbers // rows)
+            tensor = functions.ggml_get_next_tensor(context, tensor)
+        functions.ggml_free(context)
+    return shapes
 
 
 def _header_of(handle: int) -> Header:

@@ -22,7 +22,6 @@ from yayan.model.folder import (
     copy_files,
     inherited,
     read_config,
-    read_json,
     write_json,
 )
 from yayan.model.longer import positions_of, with_rope
@@ -30,7 +29,7 @@ from yayan.model.rope import rope_of
 from yayan.progress import Progress
 from yayan.stage import InputPath, Stage
 from yayan.tokenizer import load_tokenizer
-from yayan.weights.adapter import Adapter, read_adapter
+from yayan.weights.adapter import Adapter, brought_positions, read_adapter
 from yayan.weights.card import write_card
 from yayan.weights.merge_proof import largest_difference, recompute_rows
 from yayan.weights.merge_tensor import merge_tensor
@@ -217,10 +216,8 @@ def copy_small_files(base: Path, inputs: Inputs, out: Path, dtype: torch.dtype |
 
 def with_positions_of(adapter: Path, config: dict) -> dict:
     """The configuration with the positions and RoPE's scaling that an adapter was trained with, if its folder says."""
-    if not (adapter / "config.json").is_file():
-        return config
-    theirs = read_json(adapter / "config.json")
-    if not (theirs.get("rope_scaling") or theirs.get("rope_parameters")):
+    theirs = brought_positions(adapter)
+    if theirs is None:
         return config
     known = {"rope_theta": rope_of(config)["rope_theta"], "max_position_embeddings": positions_of(config)}
     known |= {name: value for name, value in theirs.items() if value is not None}
