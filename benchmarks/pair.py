@@ -4,23 +4,24 @@ Question  Characters a second of plain decoding and with the draft, greedy and d
 Peer      Our own plain decoding of the same model, in turns.
 Limit     What the share of guesses taken gives on paper, (1 - a^(k+1)) / (1 - a) tokens for one pass over k + 1 tokens
           and k guesses, at the measured times of a pass and of a guess.
-Command   python benchmarks/pair.py --base BASE --text TEXT --heldout TEXT --out OUT [--times 8 --minutes 25]
-          python benchmarks/pair.py --base BASE --heldout TEXT --out OUT --target MODEL --draft MODEL
+Command   python benchmarks/pair.py --base BASE --text TEXT --heldout TEXT --out OUT [--times 8 --layers 2 --minutes 10]
+          python benchmarks/pair.py --heldout TEXT --out OUT --target MODEL --draft MODEL
 
-No large trained model lies here, and none can be trained from nothing on two cores: the target begins as BASE, --times
-as wide (Net2Net, arXiv 1511.05641: every neuron is there so many times, and what a matrix took from it is divided among
-its copies by chance, so that the copies learn apart). It computes what BASE computes, to rounding, until it is trained;
-then both are trained whole by `yayan pretrain` on --text, with the same batches, for as many steps as the target makes
-in --minutes. Bits per byte of both, before and behind it, are told, because a draft guesses well what has learned
-little more than itself. Where we expect to lose: drawn tokens of a model that is unsure.
+No large trained model lies here, and none can be trained from nothing on two cores. The target is BASE, --times as wide
+(Net2Net, arXiv 1511.05641: every neuron is there so many times, and what a matrix took from it is divided among its
+copies by chance): it says what BASE has learned to say, and holds memory for as long as a model of its size does. The
+draft is BASE's first --layers layers with its two ends, trained on --text by `yayan pretrain --train full` for as many
+steps as fit into --minutes; bits per byte of both are told. Where we expect to lose: drawn tokens of a model that is
+unsure.
 --small is the smallest form, to see that it runs.
 """
 
 import argparse
 import json
+import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -33,24 +34,24 @@ from yayan.engine.torch import TorchEngine
 from yayan.model.folder import TOKENIZER_FILES, copy_files, read_config, write_json
 from yayan.weights.stream import TensorSource, TensorSpec, TensorWriter, open_tensors
 
-PROMPT_TOKENS, HELDOUT_BYTES = 64, 100_000
+PROMPT_TOKENS, HELDOUT_BYTES = 64, 30_000
 TRIAL_STEPS = 3
-BATCH, SEED = 4, 1
-RATES = {"draft": 1e-3, "target": 2e-4}  # Adam's steps grow with the width
+BATCH, RATE, SEED = 8, 1e-3, 1
 UNEVEN = 0.5  # standard deviation of a copy's share, of its mean
 
 
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("--base", type=Path, required=True)
-    parser.add_argument("--text", type=Path, nargs="+", help="to train on")
+    parser.add_argument("--base", type=Path, help="a trained model of the LLaMA family with untied ends")
+    parser.add_argument("--text", type=Path, nargs="+", help="to train the draft on")
     parser.add_argument(
         "--heldout", type=Path, nargs="+", required=True, help="whose beginnings are gone on with"
     )
-    parser.add_argument("--target", type=Path, help="a trained model instead of one that is made here")
+    parser.add_argument("--target", type=Path, help="a trained model instead of BASE made wide")
     parser.add_argument("--draft", type=Path, help="its draft")
     parser.add_argument("--times", type=int, default=8)
-    parser.add_argument("--minutes", type=float, default=25)
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--prompts", type=int, default=12)
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 0.8])
@@ -69,38 +70,54 @@ def main() -> None:
 
 
 def make_pair(options: argparse.Namespace) -> tuple[Path, Path]:
-    """The trained target and the trained draft."""
-    wide = options.out / f"wide-{options.times}"
-    if not (wide / "config.json").exists():
-        widen(options.base, wide, options.times)
+    """The target and the trained draft."""
+    target, begun = options.out / f"wide-{options.times}", options.out / f"cut-{options.layers}"
+    if not (target / "config.json").exists():
+        widen(options.base, target, options.times)
+    if not (begun / "config.json").exists():
+        cut(options.base, begun, options.layers)
     shards = options.out / "shards"
     yayan("pack", "--tokenizer", options.base, "--corpus", *options.text, "--out", shards)
-    trial = train("target", wide, shards, TRIAL_STEPS, options.out)
+    trial = train(begun, shards, TRIAL_STEPS, options.out)
     ends = [json.loads(line)["seconds"] for line in (trial / "metrics.jsonl").read_text().splitlines()]
     steps = max(round(60 * options.minutes / (ends[-1] - ends[-2])), 1)
-    draft = train("draft", options.base, shards, steps, options.out)
-    target = train("target", wide, shards, steps, options.out)
-    bits = {
-        name: bits_of(model, options, name)
-        for name, model in {"base": options.base, "wide": wide, "draft": draft, "target": target}.items()
-    }
-    print(f"{steps} steps of {BATCH} x 512 tokens; bits per byte: {bits}", flush=True)
+    draft = train(begun, shards, steps, options.out)
+    bits = {name: bits_of(model, options, name) for name, model in (("target", target), ("draft", draft))}
+    print(f"draft: {steps} steps of {BATCH} x 512 tokens; bits per byte: {bits}", flush=True)
     return target, draft
+
+
+def cut(base: Path, out: Path, layers: int) -> None:
+    """The first layers of BASE, between its ends."""
+    source = open_tensors(base)
+    kept = [name for name in source.names() if layer_of(name) < layers]
+    write_model(base, out, {name: source.read(name) for name in kept}, num_hidden_layers=layers)
+
+
+def layer_of(name: str) -> int:
+    """Of a tensor; -1 outside the layers."""
+    found = re.search(r"layers\.(\d+)\.", name)
+    return int(found[1]) if found else -1
 
 
 def widen(base: Path, out: Path, times: int) -> None:
     """BASE with every neuron `times` times; it computes the same."""
-    out.mkdir(parents=True, exist_ok=True)
     source, config = open_tensors(base), read_config(base)
     random = torch.Generator().manual_seed(SEED)
     tensors = {name: widened(source, name, times, random) for name in source.names()}
+    grown = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
+    write_model(base, out, tensors, **{name: config[name] * times for name in grown})
+
+
+def write_model(base: Path, out: Path, tensors: Mapping[str, torch.Tensor], **sizes: int) -> None:
+    """A model folder with BASE's small files."""
+    out.mkdir(parents=True, exist_ok=True)
     plan = {name: TensorSpec(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
     with TensorWriter(out, plan) as writer:
         for name, tensor in tensors.items():
             writer.add(name, tensor)
     copy_files(base, out, TOKENIZER_FILES)
-    grown = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
-    write_json(out / "config.json", {**config, **{name: config[name] * times for name in grown}})
+    write_json(out / "config.json", {**read_config(base), **sizes})
 
 
 def widened(source: TensorSource, name: str, times: int, random: torch.Generator) -> torch.Tensor:
@@ -120,12 +137,13 @@ def yayan(*words: object) -> None:
     measure([sys.executable, "-m", "yayan", *words])
 
 
-def train(name: str, model: Path, shards: Path, steps: int, out: Path) -> Path:
-    folder = out / f"{name}-{steps}"
+def train(model: Path, shards: Path, steps: int, out: Path) -> Path:
+    """The whole draft, for so many steps."""
+    folder = out / f"{model.name}-{steps}"
     words: list[object] = ["--model", model, "--shards", shards, "--train", "full", "--dtype", "bfloat16"]
     words += ["--batch-size", BATCH, "--steps", steps, "--seed", SEED]
     for rate in ("--learning-rate", "--rows-learning-rate"):
-        words += [rate, RATES[name]]
+        words += [rate, RATE]
     yayan("pretrain", *words, "--out", folder)
     return folder
 

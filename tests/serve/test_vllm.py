@@ -81,6 +81,19 @@ def test_adapters(folder: Path, tmp_path: Path) -> None:
             words_of(folder, adapters={"a": tmp_path / "a"})
 
 
+def test_an_adapter_brings_its_template_to_a_base_model(folder: Path, tmp_path: Path) -> None:
+    base, law = make_chat_model(tmp_path / "base", template=None), tmp_path / "law"
+    law.mkdir()
+    (law / "adapter_config.json").write_text(json.dumps({"r": 8}))
+    (law / "chat_template.jinja").write_text("{{ messages }}")
+    words = words_of(base, adapters={"law": law})
+    assert after(words, "--chat-template") == str(law / "chat_template.jinja")
+    with pytest.raises(UserError, match="another chat template"):
+        words_of(folder, adapters={"law": law})
+    with pytest.raises(UserError, match="the model is called mine itself"):
+        words_of(folder, adapters={"mine": law})
+
+
 def test_a_draft(folder: Path, tmp_path: Path) -> None:
     draft = make_chat_model(tmp_path / "draft", num_hidden_layers=1)
     told = json.loads(after(words_of(folder, draft=draft), "--speculative-config"))

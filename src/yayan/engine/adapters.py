@@ -9,13 +9,13 @@ from pathlib import Path
 import xllamacpp
 
 from yayan.errors import UserError
-from yayan.model.folder import TEMPLATE_FILE
+from yayan.tokenizer import read_template
 
 
 def templates_of(name: str, template: str | None, adapters: Mapping[str, Path]) -> dict[str, str | None]:
     """Chat templates of the model and of its adapters, which bring their own to a model that has none.
 
-    Raises UserError for an adapter of the model's name, or where there are two templates: llama.cpp has one.
+    Raises UserError for an adapter of the model's name, or where there are two templates: a server has one.
     """
     if name in adapters:
         raise UserError(
@@ -23,8 +23,7 @@ def templates_of(name: str, template: str | None, adapters: Mapping[str, Path]) 
         )
     templates = {name: template}
     for adapter, folder in adapters.items():
-        file = folder / TEMPLATE_FILE
-        templates[adapter] = file.read_text(encoding="utf-8") if file.is_file() else template
+        templates[adapter] = read_template(folder) or template
         others = {text for text in templates.values() if text is not None}
         if len(others) > 1:
             what = "this adapter was trained with another chat template than the model, or the others"

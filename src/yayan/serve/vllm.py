@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
+from yayan.engine.adapters import templates_of
 from yayan.engine.choose import KvCache
 from yayan.errors import UserError
 from yayan.model.folder import TEMPLATE_FILE, Context, read_json
+from yayan.tokenizer import read_template
 
 KEY_VARIABLE = "VLLM_API_KEY"
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM takes as the largest of its adapters
@@ -51,8 +53,10 @@ def vllm_command(
     words += ["--max-num-seqs", str(parallel)]
     if context is not None:
         words += ["--max-model-len", str(context)]
-    if (model / TEMPLATE_FILE).is_file():
-        words += ["--chat-template", str(model / TEMPLATE_FILE)]
+    templates_of(name, read_template(model), adapters or {})  # refuses two of them
+    files = [folder / TEMPLATE_FILE for folder in (model, *(adapters or {}).values())]
+    if template := next(filter(Path.is_file, files), None):
+        words += ["--chat-template", str(template)]
     if rope := config.get("rope_parameters"):
         scaled = rope.get("rope_type", "default") != "default"
         told = {"rope_theta": rope["rope_theta"]} | ({"rope_scaling": rope} if scaled else {})
