@@ -102,12 +102,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 parts[0].addmm_(p_CR, narrow[-1].T)
                 parts.append(parts[0])
                 inputs.append((p_CR, dp_NR))
-            nats += _to_gradients(logits_CV, targets_C, scale, wide)
+            nats += _to_gradients(logits_CV, targets_C, wide)
             for w, dw, held, g_CV, (x, dx) in zip(narrow, dweights, sums, parts, inputs, strict=False):
                 if dx is not None:
-                    dx[at : at + chunk].addmm_(g_CV, w)
+                    dx[at : at + chunk].addmm_(g_CV, w, alpha=scale)
                 if dw is not None:
-                    _add_product(dw, g_CV, x, first=at == 0 and held is None)
+                    _add_product(dw, g_CV, x, scale, first=at == 0 and held is None)
         buffers.give(buffer)
         for w, given in zip(narrow, weights, strict=True):
             if w is not given:
@@ -140,14 +140,16 @@ def matrix(buffers: Buffers, shape: torch.Size, dtype: torch.dtype, device: torc
     return buffers.take(shape.numel(), dtype, device)[: shape.numel()].view(shape)
 
 
-def _add_product(dw_VD: torch.Tensor, g_CV: torch.Tensor, h_CD: torch.Tensor, *, first: bool) -> None:
-    """dw (+)= g^T h, in dw's dtype; it is set where it is the first one.
+def _add_product(
+    dw_VD: torch.Tensor, g_CV: torch.Tensor, h_CD: torch.Tensor, scale: float, *, first: bool
+) -> None:
+    """dw (+)= scale g^T h, in dw's dtype; it is set where it is the first one.
 
     A narrow product is made for some rows of dw at a time, so that it is widened and added where it still is in the
     cache: a fifth to a third less time (docs/log.md).
     """
     if dw_VD.dtype == h_CD.dtype:
-        torch.addmm(dw_VD, g_CV.T, h_CD, beta=0 if first else 1, out=dw_VD)
+        torch.addmm(dw_VD, g_CV.T, h_CD, beta=0 if first else 1, alpha=scale, out=dw_VD)
         return
     rows = max(PRODUCT_BYTES // (h_CD.shape[1] * h_CD.itemsize), 1)
     narrow_RD = h_CD.new_empty(min(rows, len(dw_VD)), h_CD.shape[1])
@@ -155,31 +157,31 @@ def _add_product(dw_VD: torch.Tensor, g_CV: torch.Tensor, h_CD: torch.Tensor, *,
     for dw_RD, g_CR in zip(dw_VD.split(rows), g_CV.split(rows, dim=1), strict=True):
         product_RD = torch.mm(g_CR.T, h_CD, out=narrow_RD[: len(dw_RD)])
         if first:
-            dw_RD.copy_(product_RD)
+            dw_RD.copy_(product_RD).mul_(scale)
         else:  # to add numbers of another format without widening them by a copy first takes six times as long
-            dw_RD.add_(wide_RD[: len(dw_RD)].copy_(product_RD))
+            dw_RD.add_(wide_RD[: len(dw_RD)].copy_(product_RD), alpha=scale)
 
 
-def _to_gradients(
-    logits_CV: torch.Tensor, targets_C: torch.Tensor, scale: float, wide: torch.dtype
-) -> torch.Tensor:
-    """Turn logits into scale * (softmax - onehot), in place, a few rows at a time; returns their loss in nats."""
+def _to_gradients(logits_CV: torch.Tensor, targets_C: torch.Tensor, wide: torch.dtype) -> torch.Tensor:
+    """Turn logits into softmax - onehot, in place, a few rows at a time; returns their loss in nats."""
     rows = max(SOFTMAX_BYTES // (logits_CV.shape[1] * wide.itemsize), 1)
-    nats = torch.zeros((), dtype=wide, device=logits_CV.device)
     # Allocated once: memory that is new each time costs more than what is computed in it
     wide_RV = torch.empty(rows, logits_CV.shape[1], dtype=wide, device=logits_CV.device)
-    every_R = torch.arange(rows, device=logits_CV.device)
-    for x_RV, target_R in zip(logits_CV.split(rows), targets_C.split(rows), strict=True):
-        own = every_R[: len(x_RV)], target_R
+    own_C = torch.empty(len(targets_C), dtype=wide, device=logits_CV.device)
+    lost_nats: dict[int, torch.Tensor] = {}
+    # What is done for each of these blocks is little: a short operation costs as much as a row of its softmax
+    for at in range(0, len(logits_CV), rows):
+        x_RV, target_R = logits_CV[at : at + rows], targets_C[at : at + rows]
         p_RV = wide_RV[: len(x_RV)].copy_(x_RV)
         torch.softmax(p_RV, 1, out=p_RV)
-        own_R = p_RV[own]
-        nats_R = -own_R.log()
-        lost_R = (own_R < SMALLEST_SHARE).nonzero()[:, 0]
-        if len(lost_R):
-            lost_RV = x_RV[lost_R].to(wide)
-            nats_R[lost_R] = lost_RV.logsumexp(1) - lost_RV[every_R[: len(lost_R)], target_R[lost_R]]
-        nats += nats_R.sum()
-        p_RV[own] = own_R - 1
-        x_RV.copy_(p_RV.mul_(scale))
-    return nats
+        own_R = torch.gather(p_RV, 1, target_R[:, None], out=own_C[at : at + rows, None])[:, 0]
+        if own_R.min() < SMALLEST_SHARE:
+            for lost in (own_R < SMALLEST_SHARE).nonzero()[:, 0].tolist():
+                x_V = x_RV[lost].to(wide)
+                lost_nats[at + lost] = x_V.logsumexp(0) - x_V[target_R[lost]]
+        x_RV.copy_(p_RV)
+    nats_C = -own_C.log()
+    for place, value in lost_nats.items():
+        nats_C[place] = value
+    logits_CV[torch.arange(len(own_C), device=own_C.device), targets_C] = (own_C - 1).to(logits_CV.dtype)
+    return nats_C.sum()
