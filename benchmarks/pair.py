@@ -29,6 +29,7 @@ import torch
 from processes import measure, parser_of, refuse_busy_machine
 
 from yayan.corpus.read import documents
+from yayan.engine.lengths import DraftLengths
 from yayan.engine.sampling import Sampling
 from yayan.engine.torch import TorchEngine
 from yayan.model.folder import TOKENIZER_FILES, copy_files, read_config, write_json
@@ -159,6 +160,18 @@ def bits_of(model: Path, options: argparse.Namespace, name: str) -> float:
     )
 
 
+class Counted(DraftLengths):
+    """Counts the guesses that were taken, and those that could have been: behind a wrong one none can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken, self.tried = 0, 0
+
+    def learn(self, wanted: int, guesses: int, taken: int, guess_seconds: float, pass_seconds: float) -> None:
+        super().learn(wanted, guesses, taken, guess_seconds, pass_seconds)
+        self.taken, self.tried = self.taken + taken, self.tried + min(taken + 1, guesses)
+
+
 def compare(options: argparse.Namespace, temperature: float) -> dict[str, object]:
     """Both ways on all prompts, one after another."""
     with (
@@ -166,6 +179,7 @@ def compare(options: argparse.Namespace, temperature: float) -> dict[str, object
         TorchEngine(options.target, dtype="bfloat16", draft=options.draft) as helped,
     ):
         plain.ends = helped.ends = frozenset()
+        helped.lengths = Counted()
         prompts = [ids for path in options.heldout for ids in beginnings(plain, path, options)]
         sampling = Sampling(temperature=temperature, max_tokens=options.tokens)
         best: dict[TorchEngine, float] = {}
@@ -181,6 +195,8 @@ def compare(options: argparse.Namespace, temperature: float) -> dict[str, object
     if temperature == 0 and answers[plain] != answers[helped]:
         sys.exit("the draft changed the answers")
     lengths = helped.lengths
+    assert isinstance(lengths, Counted)
+    lengths.share = lengths.taken / lengths.tried  # of the whole, not of late
     count = max(range(1, 9), key=lengths.tokens_per_second)
     paper = lengths.tokens_per_second(count) / lengths.tokens_per_second(0)
     return {
@@ -190,7 +206,8 @@ def compare(options: argparse.Namespace, temperature: float) -> dict[str, object
         "ratio": round(best[helped] / best[plain], 2),
         "on_paper": round(max(paper, 1.0), 2),
         "on_paper_guesses": count if paper > 1 else 0,
-        "share_seen": round(lengths.share, 2),
+        "guesses_taken": round(lengths.share, 2),
+        "tokens_a_round": round(1 + lengths.taken / lengths.rounds, 2),
         "milliseconds_of_a_guess": round(1000 * lengths.guess_seconds, 2),
         "milliseconds_of_a_pass": {n: round(1000 * s, 2) for n, s in sorted(lengths.pass_seconds.items())},
     }
