@@ -81,10 +81,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             for dw, held in zip(dweights, sums, strict=False):
                 if dw is not None and held is None:
                     dw.zero_()
-        narrow = [
-            w if w.dtype == h_ND.dtype else matrix(buffers, w.shape, h_ND.dtype, w.device).copy_(w)
-            for w in weights
-        ]
+        narrow = [_narrowed(w, h_ND.dtype, buffers) for w in weights]
         rows = sum(map(len, pieces))
         chunk = chunk or max(LOGITS_BYTES[h_ND.device.type] // (rows * h_ND.itemsize), 1)
         chunk = -(-len(h_ND) // max(-(-len(h_ND) // chunk), 1)) or 1  # as many chunks of one size
@@ -138,6 +135,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def matrix(buffers: Buffers, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """A matrix out of the buffers; nothing is set."""
     return buffers.take(shape.numel(), dtype, device)[: shape.numel()].view(shape)
+
+
+def _narrowed(w: torch.Tensor, dtype: torch.dtype, buffers: Buffers) -> torch.Tensor:
+    """The matrix itself where it has the type, else a copy out of the buffers."""
+    return w if w.dtype == dtype else matrix(buffers, w.shape, dtype, w.device).copy_(w)
 
 
 def _add_product(
