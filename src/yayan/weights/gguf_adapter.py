@@ -5,6 +5,7 @@ PEFT's scale is in B, so that the file needs no alpha. Rows of B have the order 
 
 import re
 from collections.abc import Iterator, Mapping
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from gguf import GGUFWriter
 
 from yayan.errors import UserError
 from yayan.model.folder import INPUT_END, OUTPUT_END
-from yayan.weights.adapter import Adapter, brought_positions, read_adapter
+from yayan.weights.adapter import LORA_A, LORA_B, Adapter, brought_positions, read_adapter
 from yayan.weights.ggml import read_header, read_shapes
 from yayan.weights.gguf_file import interleave_halves
 from yayan.weights.gguf_plan import ARCHITECTURES, INSIDE_LAYER, OUTSIDE_LAYERS, PAIRED, gguf_name
@@ -40,11 +41,10 @@ def write_gguf_adapter(folder: Path, gguf: Path, path: Path) -> None:
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
     for name, stem in adapter.pairs.items():
-        for half in "AB":
-            shape = adapter.tensors.shape(f"{stem}.lora_{half}.weight")
-            wide = np.dtype(np.float32)
-            told = f"{gguf_name(name)}.lora_{half.lower()}"
-            writer.add_tensor_info(told, shape, wide, 4 * int(np.prod(shape)))
+        for half, told in ((LORA_A, "lora_a"), (LORA_B, "lora_b")):
+            shape = adapter.tensors.shape(stem + half)
+            size = np.dtype(np.float32).itemsize * prod(shape)
+            writer.add_tensor_info(f"{gguf_name(name)}.{told}", shape, np.dtype(np.float32), size)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
