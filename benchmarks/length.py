@@ -18,7 +18,7 @@ import json
 import random
 from pathlib import Path
 
-from processes import Usage, parser_of, refuse_busy_machine
+from processes import Usage, parser_of, refuse_busy_machine, step_ends
 from train import RANK, prepare, yayan
 
 from yayan.corpus.read import documents
@@ -107,7 +107,7 @@ def step(
     words = ["--again", "--model", model, "--shards", shards, "--out", out, "--rank", RANK, "--checkpointing"]
     words += ["--sequence-length", length, "--batch-size", 1, "--steps", STEPS, "--save-minutes", 60]
     usage = yayan("pretrain", *words, "--dtype", options.dtype, "--attention", attention)
-    ends = [json.loads(line)["seconds"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    ends = step_ends(out)
     metrics = json.loads((out / "yayan.json").read_text())["metrics"]
     usage.peak_bytes = metrics.get("gpu_bytes", usage.peak_bytes)
     return ends[-1] - ends[-2], usage

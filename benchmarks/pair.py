@@ -26,7 +26,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from processes import measure, parser_of, refuse_busy_machine
+from processes import parser_of, refuse_busy_machine, step_ends, yayan
 
 from yayan.corpus.read import documents
 from yayan.engine.lengths import DraftLengths
@@ -80,7 +80,7 @@ def make_pair(options: argparse.Namespace) -> tuple[Path, Path]:
     shards = options.out / "shards"
     yayan("pack", "--tokenizer", options.base, "--corpus", *options.text, "--out", shards)
     trial = train(begun, shards, TRIAL_STEPS, options.out)
-    ends = [json.loads(line)["seconds"] for line in (trial / "metrics.jsonl").read_text().splitlines()]
+    ends = step_ends(trial)
     steps = max(round(60 * options.minutes / (ends[-1] - ends[-2])), 1)
     draft = train(begun, shards, steps, options.out)
     bits = {name: bits_of(model, options, name) for name, model in (("target", target), ("draft", draft))}
@@ -132,10 +132,6 @@ def widened(source: TensorSource, name: str, times: int, random: torch.Generator
     noise = torch.randn(times, *rows.shape, generator=random)
     shares = (1 + UNEVEN * (noise - noise.mean(0))) / times  # sum to one over the copies
     return (shares * rows).permute(1, 0, 2).flatten(1).contiguous()
-
-
-def yayan(*words: object) -> None:
-    measure([sys.executable, "-m", "yayan", *words])
 
 
 def train(model: Path, shards: Path, steps: int, out: Path) -> Path:

@@ -1,6 +1,7 @@
 """Time, CPU time and anonymous memory of a command with all its processes (Linux), and who measures them."""
 
 import argparse
+import json
 import os
 import signal
 import subprocess
@@ -66,6 +67,16 @@ def measure(command: Sequence[object], *, kill_after: float | None = None) -> Us
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
     peak = max((size for _, size in samples), default=0)
     return Usage(time.monotonic() - begun, cpu, peak, samples, killed)
+
+
+def yayan(*words: object) -> Usage:
+    """`measure` of one of our verbs."""
+    return measure([sys.executable, "-m", "yayan", *words])
+
+
+def step_ends(folder: Path) -> list[float]:
+    """Seconds at which the steps of a training ended."""
+    return [json.loads(line)["seconds"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def anonymous_bytes(pid: int) -> int:

@@ -27,7 +27,7 @@ from pathlib import Path
 from statistics import mean, median
 
 from mixture import mixture_of, take, write_texts
-from processes import parser_of, refuse_busy_machine
+from processes import parser_of, refuse_busy_machine, step_ends
 
 CHINESE = ("zh-lctt-tech", "zh-juejin", "zh-weekly", "zh-reviews", "zh-csl-abstracts")
 ENGLISH = ("en-lctt-tech", "en-public-domain", "en-tinystories")
@@ -198,7 +198,7 @@ def run(
 
 def seconds_of(out: Path) -> float:
     """The median of a step times the steps."""
-    ends = [json.loads(line)["seconds"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    ends = step_ends(out)
     return median(after - before for before, after in pairwise(ends)) * (len(ends) - 1)
 
 

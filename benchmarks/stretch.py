@@ -16,7 +16,6 @@ expect to lose: short texts by all ways but `adaptive` and `dynamic`, before the
 
 import argparse
 import itertools
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -28,7 +27,7 @@ import matplotlib as mpl
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
-from processes import measure, parser_of, refuse_busy_machine
+from processes import parser_of, refuse_busy_machine, step_ends, yayan
 from transformers import PreTrainedModel
 
 from yayan.corpus.read import documents
@@ -146,10 +145,6 @@ def stretch(options: argparse.Namespace, method: Method, to: int) -> Path:
     return out
 
 
-def yayan(*words: object) -> None:
-    measure([sys.executable, "-m", "yayan", *words])
-
-
 def measured(folder: Path, texts: Texts, name: str) -> tuple[list[float], float]:
     """Bits per byte of each part of the long texts, and of the short ones."""
     model = load_model(folder)
@@ -186,7 +181,7 @@ def nats_of(model: PreTrainedModel, ids: list[int]) -> torch.Tensor:
 def steps_of(options: argparse.Namespace, folder: Path, length: int) -> int:
     """As many as fit into the minutes, by the last step of a short trial."""
     done = train(options, folder, length, TRIAL_STEPS)
-    ends = [json.loads(line)["seconds"] for line in (done / "metrics.jsonl").read_text().splitlines()]
+    ends = step_ends(done)
     return max(round(60 * options.minutes / (ends[-1] - ends[-2])), 1)
 
 

@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from processes import Usage, measure, parser_of, refuse_busy_machine
+from processes import Usage, measure, parser_of, refuse_busy_machine, yayan
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from yayan.corpus.shards import Shards
@@ -171,10 +171,6 @@ def prepare(options: argparse.Namespace, shape: str) -> tuple[Path, Path]:
         for file in tokenizer.glob("token*"):
             (model / file.name).write_bytes(file.read_bytes())
     return model, shards
-
-
-def yayan(*words: object) -> Usage:
-    return measure([sys.executable, "-m", "yayan", *words])
 
 
 def run_ours(
